@@ -1,0 +1,1 @@
+"""Jitney: open, self-hosted serverless compute for AI."""

@@ -1,0 +1,1 @@
+"""The SDK: what user code holds. Handles do no I/O until they are first used."""

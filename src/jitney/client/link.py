@@ -1,0 +1,452 @@
+"""The link to the server, for the portal's loop: requests, streams and calls over one Unix socket.
+
+A link outlives its connections. When one breaks, the next use or whatever is under way brings up another one, with
+growing pauses, for `GIVE_UP_S`; then everything under way fails with `ConnectionError`. After a new connection, in this
+order: requests that are safe to ask twice are sent again (nearly all: ids are chosen by the client and the server takes
+a repeat as one), then each connected call is told, which opens itself again and sends the inputs that it has no
+outputs of. A stream is not resumed, since only its reader knows how far it came: it ends with `ConnectionError`.
+
+Frames that are written in one turn of the loop leave in one system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from jitney import __version__
+from jitney.errors import AuthError, ConnectionError, JitneyError, VersionError, from_code
+from jitney.values.calls import Output
+from jitney.wire import codec
+from jitney.wire.frames import Splitter
+from jitney.wire.messages import link as messages
+from jitney.wire.messages.link import PROTOCOL, Message
+from jitney.wire.methods import Method
+
+Q = TypeVar("Q", bound=msgspec.Struct)
+A = TypeVar("A", bound=msgspec.Struct)
+
+GIVE_UP_S = 60.0  # without a connection, until what is under way fails
+RETRY_S_MIN = 0.05
+RETRY_S_MAX = 1.0
+GREETING_S = 10.0
+WRITE_BYTES_HIGH = 4 * 1024 * 1024  # unsent bytes from which senders wait
+STREAM_EVENTS_HIGH = 10_000  # unread events of one stream from which the link reads no further
+
+
+class Endpoint(NamedTuple):
+    """Where a server is, and how to introduce oneself."""
+
+    socket: str
+    token: str
+    token_place: str  # for a sentence: where the token comes from
+    role: str = "client"
+
+
+class Receiver(Protocol):
+    """A connected call, as the link sees it. All are called on the portal and may not block."""
+
+    def on_outputs(self, outputs: list[Output]) -> None:
+        """Inputs have ended."""
+
+    def on_items(self, first: int, payloads: list[bytes]) -> None:
+        """The generator yielded; `payloads[0]` is number `first`."""
+
+    def on_refused(self, refused: messages.Refused) -> None:
+        """Inputs came back."""
+
+    def on_connected(self) -> None:
+        """There is a new connection: open the call and send what is outstanding."""
+
+    def on_lost(self, error: JitneyError) -> None:
+        """There will be no more connection."""
+
+
+def hello(endpoint: Endpoint) -> messages.Hello:
+    """The first message on a connection."""
+    return messages.Hello(PROTOCOL, __version__, endpoint.token, endpoint.role, os.getpid())
+
+
+def check_welcome(message: Message, endpoint: Endpoint) -> messages.Welcome:
+    """The server's first message, if it is a welcome.
+
+    Raises:
+        AuthError: the token is missing or wrong.
+        VersionError: the server speaks another protocol.
+        JitneyError: another refusal.
+    """
+    if isinstance(message, messages.Welcome):
+        if message.protocol != PROTOCOL:
+            raise VersionError(
+                f"this is Jitney {__version__}, which speaks protocol {PROTOCOL}; the server is Jitney "
+                f"{message.version}, which speaks protocol {message.protocol}",
+                hint=f"install jitney=={message.version} here, or restart the server with this version "
+                "(`jitney down`, and it starts again when it is needed)",
+            )
+        return message
+    if not isinstance(message, messages.Failed):
+        raise ConnectionError(f"what answers at {endpoint.socket} is not a Jitney server")
+    if message.code == AuthError.code:
+        said = "has no token" if not endpoint.token else "has a token that the server does not accept"
+        raise AuthError(
+            f"this client {said}",
+            hint=f"the server's token is in {endpoint.token_place}: run as the user who started the server, "
+            "and with the same JITNEY_HOME",
+        )
+    if message.code == VersionError.code:
+        raise VersionError(
+            f"{message.message} (this is Jitney {__version__}, which speaks protocol {PROTOCOL})",
+            hint=message.hint or "install the same version of jitney on both sides, or restart the server",
+        )
+    raise from_code(message.code, message.message, message.hint)
+
+
+def no_server(endpoint: Endpoint, error: OSError) -> ConnectionError:
+    """The error for a socket that nobody answers."""
+    return ConnectionError(
+        f"no Jitney server answers at {endpoint.socket} ({error.strerror or error})",
+        hint="`jitney up` starts one here; `jitney doctor` says what is wrong",
+    )
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of a link: frames in, frames out."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._splitter = Splitter()
+        self._unsent: list[bytes] = []
+        self.transport: asyncio.Transport | None = None
+        self.greeting: asyncio.Future[Message] = self._loop.create_future()
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BYTES_HIGH)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                message = codec.decode_from_server(body)
+                if self.greeting.done():
+                    self._link.receive(message)
+                else:
+                    self.greeting.set_result(message)
+        except JitneyError:
+            assert self.transport is not None
+            self.transport.abort()  # the stream cannot be trusted any more: a new connection begins a new one
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.greeting.done():
+            self.greeting.set_exception(exc or ConnectionResetError("the server hung up"))
+            self.greeting.exception()  # it may be that nobody waits for it any more
+        self.writable.set()
+        self._link.lost(self)
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def send(self, frame: bytes) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self.flush)
+        self._unsent.append(frame)
+
+    def flush(self) -> None:
+        frames, self._unsent = self._unsent, []
+        if frames and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+
+class _Pending:
+    """A request that has no answer yet."""
+
+    __slots__ = ("answer", "events", "frame", "method", "resend")
+
+    def __init__(self, method: Method[Any, Any], frame: bytes, resend: bool) -> None:
+        self.method = method
+        self.frame = frame
+        self.resend = resend
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.events: asyncio.Queue[bytes | None] | None = None
+
+    def fail(self, error: JitneyError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()
+        if self.events is not None:
+            self.events.put_nowait(None)
+
+
+class Link:
+    """A connection to one server that is made again when it breaks. Of the portal's loop."""
+
+    def __init__(self, locate: Callable[[bool], Awaitable[Endpoint]]) -> None:
+        """`locate(again)` says where the server is, starting one if that is its job; `again` after a break."""
+        self._locate = locate
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._calls: dict[str, Receiver] = {}
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._was_connected = False
+        self._closed = False
+        self.boot_id = ""
+        self.endpoint: Endpoint | None = None
+
+    # ------------------------------------------------------------------------------------------- connections
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection is not None
+
+    async def connect(self) -> None:
+        """Return when there is a connection.
+
+        Raises:
+            ConnectionError: no server answers.
+            AuthError, VersionError: it refuses this client.
+        """
+        if self._connection is not None:
+            return
+        if self._closed:
+            raise ConnectionError("this session is closed")
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._connected)
+        await asyncio.shield(self._connecting)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        assert error is not None
+        self._fail_all(error if isinstance(error, JitneyError) else ConnectionError(str(error)))
+
+    async def _connect(self) -> None:
+        deadline = time.monotonic() + (GIVE_UP_S if self._was_connected else 0.0)
+        pause_s = RETRY_S_MIN
+        while True:
+            try:
+                await self._connect_once()
+                return
+            except ConnectionError:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_S_MAX)
+
+    async def _connect_once(self) -> None:
+        endpoint = await self._locate(self._was_connected)
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_unix_connection(lambda: _Connection(self), endpoint.socket)
+        except OSError as error:
+            raise no_server(endpoint, error) from None
+        try:
+            connection.send(codec.encode_frame(hello(endpoint)))
+            async with asyncio.timeout(GREETING_S):
+                welcome = check_welcome(await connection.greeting, endpoint)
+        except OSError as error:  # TimeoutError is one
+            raise no_server(endpoint, error) from None
+        finally:
+            if not connection.greeting.done() or self._closed:
+                assert connection.transport is not None
+                connection.transport.abort()
+        if connection.transport is None or connection.transport.is_closing():
+            raise no_server(endpoint, ConnectionResetError("the server hung up"))
+        self.endpoint, self.boot_id = endpoint, welcome.boot_id
+        self._connection, self._was_connected = connection, True
+        for pending in self._pending.values():
+            connection.send(pending.frame)
+        for receiver in list(self._calls.values()):
+            receiver.on_connected()
+
+    def lost(self, connection: _Connection) -> None:
+        """The connection broke; called by it."""
+        if connection is not self._connection:
+            return
+        self._connection = None
+        for number, pending in list(self._pending.items()):
+            if not pending.resend:
+                del self._pending[number]
+                pending.fail(
+                    ConnectionError(
+                        f"the connection broke while {pending.method.name!r} was under way",
+                        hint="it may have taken effect; look before you ask again",
+                    )
+                )
+        if (self._pending or self._calls) and not self._closed and self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._connected)
+
+    def _fail_all(self, error: JitneyError) -> None:
+        pending, self._pending = self._pending, {}
+        calls, self._calls = self._calls, {}
+        for one in pending.values():
+            one.fail(error)
+        for receiver in calls.values():
+            receiver.on_lost(error)
+
+    async def close(self) -> None:
+        """Send what is unsent and hang up. What is under way fails."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if connection is not None and connection.transport is not None:
+            connection.flush()
+            connection.transport.close()
+        self._fail_all(ConnectionError("the session was closed"))
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy of the socket, and say nothing to the server: it is the parent's."""
+        connection, self._connection, self._closed = self._connection, None, True
+        if connection is not None and connection.transport is not None:
+            socket = connection.transport.get_extra_info("socket")
+            if socket is not None and socket.fileno() >= 0:
+                os.close(socket.fileno())
+
+    # ------------------------------------------------------------------------------------------- requests
+
+    async def request(self, method: Method[Q, A], message: Q, *, resend: bool = True) -> A:
+        """The server's answer. `resend=False` for what must not be asked twice.
+
+        Raises:
+            JitneyError: the server's typed error, or `ConnectionError`.
+        """
+        number, pending = self._new(method, message, resend)
+        try:
+            await self._ask(number, pending)
+            return codec.decode(await pending.answer, method.answer)
+        finally:
+            self._forget(number, pending)
+
+    def stream(self, method: Method[Q, A], message: Q) -> Stream[A]:
+        """The events of a request, to iterate over; then its answer."""
+        return Stream(self, method, message)
+
+    def _new(self, method: Method[Q, A], message: Q, resend: bool) -> tuple[int, _Pending]:
+        number = next(self._ids)
+        frame = codec.encode_frame(messages.Request(number, method.name, codec.encode(message)))
+        return number, _Pending(method, frame, resend)
+
+    async def _ask(self, number: int, pending: _Pending) -> None:
+        while self._connection is None:
+            await self.connect()
+        self._pending[number] = pending
+        self._connection.send(pending.frame)
+        await self._connection.writable.wait()
+
+    def _forget(self, number: int, pending: _Pending) -> None:
+        if self._pending.pop(number, None) is not None and not pending.answer.done():
+            self.send(messages.CancelRequest(number))
+
+    # ------------------------------------------------------------------------------------------- calls
+
+    def open(self, call_id: str, receiver: Receiver) -> None:
+        """Deliver messages of this call to `receiver`, until `release`."""
+        self._calls[call_id] = receiver
+
+    def release(self, call_id: str) -> None:
+        """The call is over."""
+        self._calls.pop(call_id, None)
+
+    def send(self, message: Message) -> bool:
+        """Send a message of a call; False without a connection (`on_connected` follows when there is one)."""
+        if self._connection is None:
+            return False
+        self._connection.send(codec.encode_frame(message))
+        return True
+
+    async def drained(self) -> None:
+        """Return when the socket takes more."""
+        if self._connection is not None:
+            await self._connection.writable.wait()
+
+    # ------------------------------------------------------------------------------------------- what arrives
+
+    def receive(self, message: Message) -> None:
+        """A message from the server; called by the connection."""
+        match message:
+            case messages.Outputs(call_id, outputs):
+                if (receiver := self._calls.get(call_id)) is not None:
+                    receiver.on_outputs(outputs)
+            case messages.Items(call_id, first, payloads):
+                if (receiver := self._calls.get(call_id)) is not None:
+                    receiver.on_items(first, payloads)
+            case messages.Answer(number, body):
+                if (pending := self._pending.get(number)) is not None and not pending.answer.done():
+                    pending.answer.set_result(body)
+                    if pending.events is not None:
+                        pending.events.put_nowait(None)
+            case messages.Event(number, body):
+                if (pending := self._pending.get(number)) is not None and pending.events is not None:
+                    pending.events.put_nowait(body)
+                    self._hold_back(pending.events.qsize() > STREAM_EVENTS_HIGH)
+            case messages.Failed(number, code, text, hint):
+                if (pending := self._pending.get(number)) is not None:
+                    pending.fail(from_code(code, text, hint))
+            case messages.Refused(call_id):
+                if (receiver := self._calls.get(call_id)) is not None:
+                    receiver.on_refused(message)
+
+    def _hold_back(self, full: bool) -> None:
+        """A reader that does not keep up with its stream slows the server down; nothing is dropped."""
+        transport = self._connection.transport if self._connection is not None else None
+        if transport is None or transport.is_closing():
+            return
+        if full and transport.is_reading():
+            transport.pause_reading()
+        elif not full and not transport.is_reading():
+            transport.resume_reading()
+
+
+class Stream(Generic[A]):
+    """Events of one request. After the last one `answer` has the server's answer."""
+
+    def __init__(self, link: Link, method: Method[Any, A], message: msgspec.Struct) -> None:
+        self._link = link
+        self._method = method
+        self._number, self._pending = link._new(method, message, False)
+        self._events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._pending.events = self._events
+        self._asked = False
+        self.answer: A | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self.answer is not None:
+            raise StopAsyncIteration
+        if not self._asked:
+            self._asked = True
+            await self._link._ask(self._number, self._pending)
+        body = await self._events.get()
+        if self._events.qsize() < STREAM_EVENTS_HIGH // 2:
+            self._link._hold_back(False)
+        if body is None:
+            try:
+                self.answer = codec.decode(await self._pending.answer, self._method.answer)
+            finally:
+                self.close()
+            raise StopAsyncIteration
+        return codec.decode(body, self._method.stream)
+
+    def close(self) -> None:
+        """Want no more of it."""
+        self._link._forget(self._number, self._pending)

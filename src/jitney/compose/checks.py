@@ -1,0 +1,370 @@
+"""What `jitney doctor` looks at: one function a check, each saying what, why and how to change it.
+
+A check reads and measures; it starts nothing and repairs nothing. One that fails in an unforeseen way is
+itself reported, and does not keep the others from being run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from jitney.compose import folder
+from jitney.compose.config import ENV_PREFIX, Config, Problem, fields, near
+from jitney.wire.home import Home
+
+PYTHON_MIN = (3, 11)
+DISK_FREE_BYTES_MIN = 1 << 30
+DISK_FREE_BYTES_WARN = 5 << 30
+FSYNC_MS_WARN = 20.0
+FSYNC_ROUNDS = 5
+SHM_BYTES_WARN = 256 << 20
+NOFILE_WARN = 4_096
+NPROC_WARN = 1_024
+CLOCK_MIN_MS = 1_735_689_600_000  # 2025-01-01: a clock before it was never set
+CONNECT_TIMEOUT_S = 2.0
+NAMES_OF_OURS = {"JITNEY_HOME"}
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one check. `why` says what it means, `fix` what would change it; both empty when all is
+    well."""
+
+    id: str
+    severity: str
+    what: str
+    why: str = ""
+    fix: str = ""
+
+
+def run(home: Home, config: Config, problems: list[Problem]) -> list[Finding]:
+    """Every check, in the order in which a person would look."""
+    findings = [_configuration(problems), _environment()]
+    for name, check in CHECKS.items():
+        try:
+            findings.append(check(home, config))
+        except Exception as error:
+            findings.append(
+                Finding(
+                    id=name,
+                    severity=WARNING,
+                    what="could not be checked",
+                    why=f"{type(error).__name__}: {error}",
+                    fix="please report it: a check must not fail",
+                )
+            )
+    return findings
+
+
+def _configuration(problems: list[Problem]) -> Finding:
+    if not problems:
+        return Finding(id="config", severity=OK, what="the configuration is valid")
+    return Finding(
+        id="config",
+        severity=ERROR,
+        what=f"{len(problems)} configuration problem(s)",
+        why="\n".join(map(str, problems)),
+        fix="correct them; `jitney config show` lists every value and where it came from",
+    )
+
+
+def _environment() -> Finding:
+    known = [field.env for field in fields()]
+    strangers = [
+        n for n in os.environ if n.startswith(ENV_PREFIX) and n not in known and n not in NAMES_OF_OURS
+    ]
+    if not strangers:
+        return Finding(id="environment", severity=OK, what="no unknown JITNEY_ variables")
+    return Finding(
+        id="environment",
+        severity=WARNING,
+        what=f"{', '.join(sorted(strangers))}: no such option",
+        why="".join(near(strangers[0], known)).lstrip("; "),
+        fix="unset what is misspelt; others may be of your own program",
+    )
+
+
+def python(home: Home, config: Config) -> Finding:
+    """The interpreter."""
+    version = platform.python_version()
+    if sys.version_info < PYTHON_MIN:
+        return Finding(
+            id="python", severity=ERROR, what=f"Python {version}", why="Jitney needs Python 3.11 or later",
+            fix="make a new environment with a later Python",
+        )  # fmt: skip
+    return Finding(id="python", severity=OK, what=f"Python {version} at {sys.executable}")
+
+
+def home_folder(home: Home, config: Config) -> Finding:
+    """The folder of the server."""
+    if not home.root.exists():
+        parent = next(p for p in home.root.parents if p.exists())
+        if os.access(parent, os.W_OK):
+            return Finding(id="home", severity=OK, what=f"{home.root} (made by the first run)")
+        return Finding(
+            id="home", severity=ERROR, what=f"{home.root} cannot be made", why=f"{parent} cannot be written to",
+            fix="set JITNEY_HOME to a folder that you may write to",
+        )  # fmt: skip
+    problem = folder.not_private(home.root)
+    if not problem and home.root.stat().st_mode & 0o077:
+        return Finding(
+            id="home", severity=WARNING, what=f"{home.root} can be read by others",
+            why="it holds arguments, results and logs", fix=f"chmod 700 {home.root}",
+        )  # fmt: skip
+    if problem:
+        return Finding(id="home", severity=ERROR, what=problem, why="others could change what you run",
+                       fix=f"chmod 700 {home.root}, or set JITNEY_HOME to a folder of your own")  # fmt: skip
+    return Finding(id="home", severity=OK, what=f"{home.root}, private")
+
+
+def token(home: Home, config: Config) -> Finding:
+    """The secret of the server."""
+    try:
+        mode = stat.S_IMODE(home.token.stat().st_mode)
+    except FileNotFoundError:
+        return Finding(id="token", severity=OK, what="none yet (made by the first run)")
+    if mode & 0o077:
+        return Finding(
+            id="token", severity=ERROR, what=f"{home.token} can be read by others (mode {mode:o})",
+            why="whoever has it may run code as you", fix=f"jitney down; rm {home.token}: the next start makes a new one",
+        )  # fmt: skip
+    return Finding(id="token", severity=OK, what="readable by you alone")
+
+
+def server(home: Home, config: Config) -> Finding:
+    """Whether a server runs, and answers on its socket."""
+    holder = folder.server_lock(home).holder()
+    info = home.read_server_info()
+    if holder is None:
+        return Finding(id="server", severity=OK, what="none runs (a command that needs one starts it)")
+    try:
+        with socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(CONNECT_TIMEOUT_S)
+            link.connect(str(home.socket()))
+    except OSError as error:
+        return Finding(
+            id="server", severity=ERROR, what=f"pid {holder} holds the folder and does not answer",
+            why=f"{home.socket()}: {error}", fix=f"see {home.server_log}; `jitney down --force` ends it",
+        )  # fmt: skip
+    version = f", version {info.version}" if info else ""
+    return Finding(id="server", severity=OK, what=f"runs as pid {holder}{version}")
+
+
+def http_port(home: Home, config: Config) -> Finding:
+    """Whether the HTTP interface has its port, or could have it."""
+    port = config.server.http_port
+    info = home.read_server_info() if folder.server_lock(home).holder() else None
+    if info is not None:
+        if info.http:
+            return Finding(id="http", severity=OK, what=info.http)
+        return Finding(
+            id="http", severity=WARNING, what="the server runs without HTTP", why=f"port {port} was taken when it started",
+            fix="free the port, or `jitney config set http_port 0`, and restart the server",
+        )  # fmt: skip
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return Finding(
+                id="http", severity=WARNING, what=f"port {port} cannot be had: {error.strerror}",
+                why="the server will run without HTTP", fix="`jitney config set http_port 0` takes any free port",
+            )  # fmt: skip
+    return Finding(id="http", severity=OK, what=f"port {port} is free")
+
+
+def disk(home: Home, config: Config) -> Finding:
+    """Room for results, logs and images."""
+    place = _existing(home.root)
+    free = shutil.disk_usage(place).free
+    text = f"{free / (1 << 30):.1f} GiB free for {home.root}"
+    if free >= DISK_FREE_BYTES_WARN:
+        return Finding(id="disk", severity=OK, what=text)
+    return Finding(
+        id="disk", severity=ERROR if free < DISK_FREE_BYTES_MIN else WARNING, what=text,
+        why="images and durable results need room; when it is full, spawns are refused",
+        fix="free some space, or set JITNEY_HOME to a folder on another disk",
+    )  # fmt: skip
+
+
+def fsync(home: Home, config: Config) -> Finding:
+    """What a durable call waits for."""
+    place = _existing(home.root)
+    took = []
+    with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-") as file:
+        for _ in range(FSYNC_ROUNDS):
+            start = time.perf_counter()
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+            took.append((time.perf_counter() - start) * 1000)
+    median = sorted(took)[len(took) // 2]
+    text = f"{median:.1f} ms for an fsync"
+    if median <= FSYNC_MS_WARN:
+        return Finding(id="fsync", severity=OK, what=text)
+    return Finding(id="fsync", severity=WARNING, what=text, why="every `spawn` waits for one (many at a time share it)",
+                   fix="set JITNEY_HOME to a folder on a local disk")  # fmt: skip
+
+
+def uv(home: Home, config: Config) -> Finding:
+    """What builds images."""
+    path = _find_uv()
+    if path is None:
+        return Finding(
+            id="uv", severity=ERROR, what="uv is not found", why="images are built with it",
+            fix=f"{sys.executable} -m pip install uv",
+        )  # fmt: skip
+    index = config.worker.index_url or os.environ.get("UV_INDEX_URL") or os.environ.get("UV_DEFAULT_INDEX")
+    return Finding(
+        id="uv",
+        severity=OK,
+        what=f"{path}, packages from {_without_secret(index) if index else 'its own default'}",
+    )
+
+
+def shared_memory(home: Home, config: Config) -> Finding:
+    """Where large values go between processes."""
+    place = home.segments
+    if not str(place).startswith("/dev/shm"):
+        return Finding(id="shm", severity=WARNING, what=f"large values go through {place}",
+                       why="this system has no /dev/shm that you may write to: they are files on disk instead",
+                       fix="mount a tmpfs there where you can")  # fmt: skip
+    size = shutil.disk_usage("/dev/shm").total
+    text = f"/dev/shm has {size / (1 << 20):,.0f} MiB"
+    if size >= SHM_BYTES_WARN:
+        return Finding(id="shm", severity=OK, what=text)
+    return Finding(id="shm", severity=WARNING, what=text, why="values that do not fit go by files on disk, slower",
+                   fix="give it more: `mount -o remount,size=2G /dev/shm`, or `--shm-size` of the container
+                   engine")  # fmt: skip
+
+
+def runtime(home: Home, config: Config) -> Finding:
+    """How strong the walls around containers are."""
+    return Finding(
+        id="runtime", severity=OK,
+        what=f"tier in force: {config.worker.runtime}",
+        why="containers are processes of your own user, with no wall between: run only code that you trust",
+    )  # fmt: skip
+
+
+def limits(home: Home, config: Config) -> Finding:
+    """Open files and processes."""
+    import resource
+
+    files, files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    tasks, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    text = f"{_count(files)} open files, {_count(tasks)} processes"
+    low = []
+    if _is_below(files_hard, NOFILE_WARN):
+        low.append(f"at most {files_hard:,} open files")
+    if _is_below(tasks, NPROC_WARN):
+        low.append(f"at most {tasks:,} processes")
+    if not low:
+        return Finding(id="limits", severity=OK, what=text)
+    return Finding(id="limits", severity=WARNING, what=" and ".join(low), why="each container takes several of both",
+                   fix="raise them: `ulimit -n 65536`, or LimitNOFILE= and TasksMax= of the service")  # fmt: skip
+
+
+def clock(home: Home, config: Config) -> Finding:
+    """Whether the clock was ever set."""
+    now_ms = time.time_ns() // 1_000_000
+    newest = max((p.stat().st_mtime_ns // 1_000_000 for p in _ours(home)), default=0)
+    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_ms / 1000))
+    if now_ms < CLOCK_MIN_MS or newest > now_ms + 60_000:
+        return Finding(id="clock", severity=WARNING, what=text, why="it is behind: files here are from later than that",
+                       fix="set the clock; what results are kept for is counted by it")  # fmt: skip
+    return Finding(id="clock", severity=OK, what=text)
+
+
+def leftovers(home: Home, config: Config) -> Finding:
+    """What a server that was killed may leave."""
+    holder = folder.server_lock(home).holder()
+    if holder is not None:
+        return Finding(id="leftovers", severity=OK, what="none (a server runs)")
+    found = []
+    info = home.read_server_info()
+    if info is not None:
+        found.append(f"server.json of a server that has ended (pid {info.pid})")
+    worker = folder.worker_lock(home).holder()
+    if worker:
+        found.append(f"a worker without a server (pid {worker})")
+    if not found:
+        return Finding(id="leftovers", severity=OK, what="none")
+    return Finding(
+        id="leftovers", severity=WARNING, what="; ".join(found),
+        why="the last server was killed; the next one takes over what still runs",
+        fix="`jitney up` takes over, then `jitney down` ends all",
+    )  # fmt: skip
+
+
+def store(home: Home, config: Config) -> Finding:
+    """Whether the store is whole, and of this version."""
+    from jitney.compose.storage import inspect
+
+    if config.server.store != "sqlite":
+        return Finding(id="store", severity=OK, what=f"{config.server.store}: nothing on disk")
+    if not home.store.exists():
+        return Finding(id="store", severity=OK, what="none yet (made by the first run)")
+    what, problem = inspect(config.server.store, home)
+    if not problem:
+        return Finding(id="store", severity=OK, what=what)
+    return Finding(
+        id="store", severity=ERROR, what=what, why=problem,
+        fix=f"stop the server and move {home.store} aside: a new one is made, without what the old one knew",
+    )  # fmt: skip
+
+
+CHECKS: dict[str, Callable[[Home, Config], Finding]] = {
+    "python": python,
+    "home": home_folder,
+    "token": token,
+    "server": server,
+    "http": http_port,
+    "disk": disk,
+    "fsync": fsync,
+    "store": store,
+    "uv": uv,
+    "shm": shared_memory,
+    "runtime": runtime,
+    "limits": limits,
+    "clock": clock,
+    "leftovers": leftovers,
+}
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _ours(home: Home) -> list[Path]:
+    return [p for p in (home.token, home.server_info, home.store, home.server_log) if p.exists()]
+
+
+def _find_uv() -> str | None:
+    beside = Path(sys.executable).parent / "uv"
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
+
+
+def _without_secret(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}" if mark else url
+
+
+def _count(limit: int) -> str:
+    return "unlimited" if limit < 0 else f"{limit:,}"
+
+
+def _is_below(limit: int, least: int) -> bool:
+    return 0 <= limit < least

@@ -1,0 +1,1 @@
+"""Decisions: pure functions of values and `now`. No clock, dice, loop, disk, socket or log."""

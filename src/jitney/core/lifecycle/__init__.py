@@ -1,0 +1,1 @@
+"""One transition table for each thing that has states."""

@@ -1,0 +1,1 @@
+"""What runs containers on a machine: drivers of `ports.runtime`."""

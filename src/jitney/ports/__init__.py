@@ -1,0 +1,1 @@
+"""What the shells need from outside: one small Protocol a file, its contract in numbered sentences."""

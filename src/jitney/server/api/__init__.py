@@ -1,0 +1,1 @@
+"""One file a noun. A handler loads, decides, applies, answers."""

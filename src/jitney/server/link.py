@@ -1,0 +1,146 @@
+"""The listening side of links: clients, workers, and clients inside containers, on a Unix socket.
+
+The call messages are handled in the turn in which they arrive, with no task and no await between: they are the hot path.
+Requests of the table run as tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from jitney.errors import InvalidError, JitneyError
+from jitney.server.api.table import Table
+from jitney.server.connected import Connected
+from jitney.wire import codec
+from jitney.wire.frames import Splitter
+from jitney.wire.messages import link as m
+
+log = logging.getLogger("jitney.link")
+
+WRITE_BUFFER_MAX = 64 * 1024 * 1024  # a peer that does not read: events of streams are dropped past this
+
+
+class Link(asyncio.Protocol):
+    """One connection of a peer."""
+
+    def __init__(
+        self, table: Table, calls: Connected, admit: Callable[[m.Hello], m.Welcome], links: set[Link]
+    ) -> None:
+        self.role = ""
+        self._table = table
+        self._calls = calls
+        self._admit = admit
+        self._links = links
+        self._splitter = Splitter()
+        self._transport: asyncio.Transport | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._gone: list[Callable[[], None]] = []
+
+    # ------------------------------------------------------------------------------------------- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                self._message(codec.decode_from_peer(body))
+        except InvalidError as error:
+            self.send(m.Failed(0, error.code, error.message))
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._links.discard(self)
+        for task in self._tasks.values():
+            task.cancel()
+        for action in self._gone:
+            action()
+        self._gone.clear()
+        self._calls.link_lost(self)
+
+    # ------------------------------------------------------------------------------------------- sending
+
+    def send(self, message: m.Message) -> None:
+        """Queue a message; a link that has broken drops it."""
+        if self._transport is not None:
+            self._transport.write(codec.encode_frame(message))
+
+    def close(self) -> None:
+        """Hang up, after what is queued."""
+        if self._transport is not None:
+            self._transport.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent."""
+        return self._transport is not None
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether the peer has stopped reading."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > WRITE_BUFFER_MAX
+
+    def on_gone(self, action: Callable[[], None]) -> None:
+        """Run `action` when the peer has hung up (at once, if it has)."""
+        if self._transport is None:
+            action()
+        else:
+            self._gone.append(action)
+
+    # ------------------------------------------------------------------------------------------- receiving
+
+    def _message(self, message: m.FromPeer) -> None:
+        if not self.role:
+            self._hello(message)
+        elif isinstance(message, m.Inputs):
+            self._calls.inputs(self, message)
+        elif isinstance(message, m.Invoke):
+            self._calls.invoke(self, message)
+        elif isinstance(message, m.Request):
+            self._tasks[message.id] = asyncio.get_running_loop().create_task(self._answer(message))
+        elif isinstance(message, m.Credit):
+            self._calls.credit(message)
+        elif isinstance(message, m.OpenCall):
+            self._calls.open(self, message)
+        elif isinstance(message, m.EndInputs):
+            self._calls.end_inputs(message)
+        elif isinstance(message, m.CancelCall):
+            self._calls.cancel(message)
+        elif isinstance(message, m.CancelRequest):
+            task = self._tasks.get(message.id)
+            if task is not None:
+                task.cancel()
+        else:
+            raise InvalidError("a second Hello")
+
+    def _hello(self, message: m.FromPeer) -> None:
+        if not isinstance(message, m.Hello):
+            raise InvalidError("the first message is not Hello")
+        try:
+            welcome = self._admit(message)
+        except JitneyError as error:
+            self.send(m.Failed(0, error.code, error.message, error.hint))
+            self.close()
+            return
+        self.role = message.role
+        self._links.add(self)
+        self.send(welcome)
+
+    async def _answer(self, request: m.Request) -> None:
+        def emit(event: msgspec.Struct) -> None:
+            self.send(m.Event(request.id, codec.encode(event)))
+
+        try:
+            self.send(m.Answer(request.id, await self._table.call(self, request.method, request.body, emit)))
+        except JitneyError as error:
+            self.send(m.Failed(request.id, error.code, error.message, error.hint))
+        except asyncio.CancelledError:
+            self.send(m.Failed(request.id, "cancelled", "the request was cancelled"))
+        finally:
+            self._tasks.pop(request.id, None)

@@ -1,0 +1,1 @@
+"""Nouns: frozen Structs, enums and ids. Validation and arithmetic, nothing else."""

@@ -1,0 +1,94 @@
+"""Where a server on this machine lives: its folder, and what is in it.
+
+    ~/.jitney (or JITNEY_HOME)
+      token            the secret of this server, 0600
+      server.json      how to reach the server that runs now (ServerInfo), written when it is ready
+      lock             held by the server while it runs: a second one refuses
+      store.sqlite     apps, calls, containers
+      blobs/           payloads of durable calls; sources/: shipped files; images/: environments
+      logs/            output of containers, a file per app; server.log, worker.log: ours
+      containers/      scratch folders of running containers
+      segments         link to the folder in shared memory that large values go through
+
+A Unix socket's path may have 107 bytes: where the folder's is longer, the socket is in a private folder under the
+system's temporary folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+SOCKET_PATH_BYTES_MAX = 100
+
+
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a running server on this machine."""
+
+    pid: int
+    version: str
+    socket: str
+    http: str = ""
+    boot_id: str = ""
+    segments: str = ""
+
+
+class Home:
+    """The paths of one server folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.token = root / "token"
+        self.server_info = root / "server.json"
+        self.lock = root / "lock"
+        self.store = root / "store.sqlite"
+        self.blobs = root / "blobs"
+        self.files = root / "files"  # contents of sources by sha256
+        self.sources = root / "sources"
+        self.images = root / "images"
+        self.logs = root / "logs"
+        self.containers = root / "containers"
+        self.server_log = root / "server.log"
+        self.worker_log = root / "worker.log"
+
+    @classmethod
+    def default(cls) -> Home:
+        """The folder of `JITNEY_HOME`, or ~/.jitney."""
+        return cls(Path(os.environ.get("JITNEY_HOME") or "~/.jitney").expanduser().absolute())
+
+    @property
+    def _short(self) -> str:
+        return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+
+    def socket(self, name: str = "link.sock") -> Path:
+        """Where a Unix socket of this folder is: inside it, or where the path would be too long, in a private folder."""
+        path = self.root / name
+        if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+            return path
+        return Path(tempfile.gettempdir()) / f"jitney-{os.getuid()}-{self._short}" / name
+
+    @property
+    def segments(self) -> Path:
+        """The folder for large values in flight: in shared memory where the system has it."""
+        shared = Path("/dev/shm")
+        if shared.is_dir() and os.access(shared, os.W_OK):
+            return shared / f"jitney-{os.getuid()}-{self._short}"
+        return self.root / "segments"
+
+    def read_server_info(self) -> ServerInfo | None:
+        """The server that says it runs here; None if none does. It may have died since: connecting tells."""
+        try:
+            return msgspec.json.decode(self.server_info.read_bytes(), type=ServerInfo)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def read_token(self) -> str:
+        """The server's token; '' if there is none or it may not be read."""
+        try:
+            return self.token.read_text().strip()
+        except OSError:
+            return ""

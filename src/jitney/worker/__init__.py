@@ -1,0 +1,1 @@
+"""This machine's agent: owns templates and containers, and survives a server restart."""

@@ -1,0 +1,298 @@
+"""What this machine's agent knows and decides: events in, instructions out. Synchronous; `now_ms` is an argument.
+
+The agent is two objects. This one never waits: it takes an event, updates its records, and says what is to be done.
+The other (`worker.agent`) does it, and feeds back what came of it as the next event, so that a failure is an event
+like any other. Who may send what (`worker.events`):
+
+    the server     StartContainer, StopContainer, InterruptContainer, BuildImage, Shutdown. Any of them may come twice
+                   (after a broken link), and a stop may name a container that is gone or was never here.
+    the runtime    TemplateOpened | TemplateBroken for each OpenTemplate; for each RunContainer: ContainerUp, then
+                   ContainerGone; or NotStarted; or TemplateLost.
+    the builder    BuildDone for each Build.
+    the link       LinkLost, LinkRestored.
+    the clock      Tick, at `next_deadline_ms` or later.
+
+A container is WAITING for its template, then STARTING, then RUNNING, and leaves with exactly one exit report. A stop
+is a mark (`kill_at_ms`) on whichever of these it is in: a waiting container goes at once, a starting one gets its
+signal as soon as it is up.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from jitney.ports.runtime import ContainerHandle
+from jitney.values.containers import Exit, Launch
+from jitney.wire.messages import workers
+from jitney.worker import events, failures
+from jitney.worker.pool import IDLE_MS, TEMPLATES_MAX, TemplatePool
+
+STARTS_MAX = 3  # templates that may die under one launch before it fails
+SHUTDOWN_GRACE_MS = 3_000
+KILL_AGAIN_MS = 5_000  # a SIGKILL takes this long only while the kernel is stuck in a device
+ORPHAN_MS = 300_000  # without a server for so long: stop everything
+STORY_EVENTS_MAX = 500
+
+
+class Phase(StrEnum):
+    """Where a container is, seen from its machine."""
+
+    WAITING = "waiting"  # for its template
+    STARTING = "starting"
+    RUNNING = "running"
+
+
+class Tracked(msgspec.Struct, kw_only=True):
+    """A container that the server asked for and whose exit was not reported yet."""
+
+    launch: Launch
+    asked_at_ms: int
+    phase: Phase = Phase.WAITING
+    handle: ContainerHandle | None = None
+    started_at_ms: int = 0
+    template_ms: int = 0
+    starts: int = 0
+    kill_at_ms: int | None = None  # a stop was asked for: SIGKILL at this time
+
+
+class WorkerState:
+    """See the module."""
+
+    def __init__(self, *, templates_max: int = TEMPLATES_MAX, template_idle_ms: int = IDLE_MS) -> None:
+        self.containers: dict[str, Tracked] = {}
+        self.pool = TemplatePool(templates_max=templates_max, idle_ms=template_idle_ms)
+        self.story: deque[tuple[int, str]] = deque(maxlen=STORY_EVENTS_MAX)
+        self.is_closing = False
+        self._has_quit = False
+        self._lost_at_ms: int | None = None
+        self._builds: set[str] = set()
+        self._now_ms = 0
+        self._todo: list[events.Instruction] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            workers.StartContainer: self._on_start,
+            workers.StopContainer: self._on_stop,
+            workers.InterruptContainer: self._on_interrupt,
+            workers.BuildImage: self._on_build,
+            workers.Shutdown: self._on_shutdown,
+            events.TemplateOpened: self._on_template_opened,
+            events.TemplateBroken: self._on_template_broken,
+            events.TemplateLost: self._on_template_lost,
+            events.ContainerUp: self._on_up,
+            events.NotStarted: self._on_not_started,
+            events.ContainerGone: self._on_gone,
+            events.BuildDone: self._on_build_done,
+            events.LinkLost: self._on_link_lost,
+            events.LinkRestored: self._on_link_restored,
+            events.Tick: self._on_tick,
+        }
+
+    def handle(self, event: object, now_ms: int) -> list[events.Instruction]:
+        """What is to be done after `event`, in this order."""
+        self._now_ms = now_ms
+        self._handlers[type(event)](event)
+        if self.is_closing and not self.containers and not self._has_quit:
+            self._has_quit = True
+            self._todo += map(events.CloseTemplate, self.pool.clear())
+            self._todo.append(events.Quit())
+        todo, self._todo = self._todo, []
+        return todo
+
+    def running(self) -> tuple[workers.RunningContainer, ...]:
+        """What a server that knows nothing is told on attaching."""
+        return tuple(
+            workers.RunningContainer(
+                container_id=one.handle.container_id,
+                function_id=one.launch.function_id,
+                app_id=one.launch.app_id,
+                pid=one.handle.pid,
+                started_at_ms=one.started_at_ms,
+            )
+            for one in self.containers.values()
+            if one.handle is not None
+        )
+
+    def next_deadline_ms(self) -> int | None:
+        """When the next Tick is due; None while nothing waits for the clock."""
+        return min(self._deadlines(), default=None)
+
+    def _deadlines(self) -> Iterator[int]:
+        for one in self.containers.values():
+            if one.kill_at_ms is not None and one.handle is not None:
+                yield one.kill_at_ms
+        yield from self.pool.deadlines()
+        if self._lost_at_ms is not None and not self.is_closing:
+            yield self._lost_at_ms + ORPHAN_MS
+
+    # -------------------------------------------------------------------------------------------- the server
+
+    def _on_start(self, command: workers.StartContainer) -> None:
+        launch = command.launch
+        known = self.containers.get(launch.container_id)
+        if known is not None:  # asked twice: the answer may have been lost
+            if known.handle is not None:
+                self._report_started(known)
+            return
+        one = self.containers[launch.container_id] = Tracked(launch=launch, asked_at_ms=self._now_ms)
+        if self.is_closing:
+            self._end(one, failures.payload("this machine's worker is stopping"))
+        else:
+            self._launch(one)
+
+    def _launch(self, one: Tracked) -> None:
+        """Start it if its template is warm; otherwise let it wait for the template."""
+        spec, container_id = one.launch.template, one.launch.container_id
+        answer = self.pool.want(spec, container_id, self._now_ms)
+        self._todo += map(events.CloseTemplate, answer.close)
+        if answer.run:
+            self._run(one)
+        elif answer.failure:
+            self._end(one, answer.failure)
+        else:
+            one.phase = Phase.WAITING
+            if answer.open:
+                self._todo.append(events.OpenTemplate(spec, container_id))
+
+    def _run(self, one: Tracked) -> None:
+        one.phase = Phase.STARTING
+        one.starts += 1
+        self._todo.append(events.RunContainer(one.launch))
+
+    def _on_stop(self, command: workers.StopContainer) -> None:
+        one = self.containers.get(command.container_id)
+        if one is None:  # gone, or never here: say so, for the report may have been lost
+            self._send(workers.ContainerExited(container_id=command.container_id, exit=Exit()))
+        else:
+            self._stop(one, command.grace_ms)
+
+    def _stop(self, one: Tracked, grace_ms: int) -> None:
+        if one.phase is Phase.WAITING:
+            if self.pool.give_up(one.launch.template, one.launch.container_id):
+                self._todo.append(events.CloseTemplate(one.launch.template))
+            self._end(one)
+            return
+        kill_at_ms, is_first = self._now_ms + grace_ms, one.kill_at_ms is None
+        one.kill_at_ms = kill_at_ms if one.kill_at_ms is None else min(one.kill_at_ms, kill_at_ms)
+        if one.handle is not None and (is_first or one.kill_at_ms <= self._now_ms):
+            self._end_process(one.handle, one.kill_at_ms)
+
+    def _end_process(self, handle: ContainerHandle, kill_at_ms: int) -> None:
+        if kill_at_ms <= self._now_ms:
+            self.containers[handle.container_id].kill_at_ms = self._now_ms + KILL_AGAIN_MS
+            self._todo.append(events.DestroyContainer(handle))
+        else:
+            self._todo.append(events.SignalContainer(handle, signal.SIGTERM))
+
+    def _on_interrupt(self, command: workers.InterruptContainer) -> None:
+        one = self.containers.get(command.container_id)
+        if one is not None and one.handle is not None:
+            self._todo.append(events.SignalContainer(one.handle, signal.SIGURG))
+
+    def _on_build(self, command: workers.BuildImage) -> None:
+        if command.build_id not in self._builds:
+            self._builds.add(command.build_id)
+            self._todo.append(events.Build(command.build_id, command.spec))
+
+    def _on_build_done(self, done: events.BuildDone) -> None:
+        self._builds.discard(done.build_id)
+        code, message, hint = done.error
+        report = workers.BuildEnded(
+            build_id=done.build_id, image=done.image, code=code, message=message, hint=hint
+        )
+        self._send(report)
+
+    def _on_shutdown(self, _: object) -> None:
+        self.is_closing = True
+        self._tell("shutdown")
+        for one in list(self.containers.values()):
+            self._stop(one, SHUTDOWN_GRACE_MS)
+
+    # -------------------------------------------------------------------------------------------- templates
+
+    def _on_template_opened(self, event: events.TemplateOpened) -> None:
+        for container_id in self.pool.opened(event.spec, self._now_ms):
+            one = self.containers[container_id]
+            one.template_ms = self._now_ms - one.asked_at_ms
+            self._run(one)
+
+    def _on_template_broken(self, event: events.TemplateBroken) -> None:
+        self._tell(f"template of {event.spec.module or event.spec.image_id} is broken")
+        for container_id in self.pool.broken(event.spec, event.payload, self._now_ms):
+            self._end(self.containers[container_id], event.payload)
+
+    def _on_template_lost(self, event: events.TemplateLost) -> None:
+        one = self.containers[event.container_id]
+        spec = one.launch.template
+        self._tell(f"template of {spec.module or spec.image_id} was lost")
+        self.pool.lost(spec, event.container_id)
+        if one.kill_at_ms is not None:
+            self._end(one)
+        elif one.starts >= STARTS_MAX:
+            reason = f"the warm process that it starts from died {one.starts} times at its start"
+            self._end(one, failures.payload(reason))
+        else:
+            self._launch(one)
+
+    # -------------------------------------------------------------------------------------------- containers
+
+    def _on_up(self, event: events.ContainerUp) -> None:
+        one = self.containers[event.handle.container_id]
+        one.phase = Phase.RUNNING
+        one.handle = event.handle
+        one.started_at_ms = self._now_ms
+        self._report_started(one)
+        if one.kill_at_ms is not None:
+            self._end_process(event.handle, one.kill_at_ms)
+
+    def _report_started(self, one: Tracked) -> None:
+        assert one.handle is not None
+        report = workers.ContainerStarted(
+            container_id=one.handle.container_id,
+            pid=one.handle.pid,
+            phases_ms={"template": float(one.template_ms), "fork": one.handle.fork_ms},
+        )
+        self._send(report)
+
+    def _on_not_started(self, event: events.NotStarted) -> None:
+        failure = failures.payload(f"the container could not be started: {event.reason}")
+        self._end(self.containers[event.container_id], failure)
+
+    def _on_gone(self, event: events.ContainerGone) -> None:
+        self._end(self.containers[event.container_id], exit=event.exit)
+
+    def _end(self, one: Tracked, failure: bytes = b"", *, exit: Exit | None = None) -> None:
+        container_id = one.launch.container_id
+        del self.containers[container_id]
+        self.pool.ended(one.launch.template, container_id, self._now_ms)
+        exit = exit or Exit(exit_code=1 if failure else None)
+        self._send(workers.ContainerExited(container_id=container_id, exit=exit, failure=failure))
+
+    # -------------------------------------------------------------------------------------------- clock, link
+
+    def _on_link_lost(self, _: events.LinkLost) -> None:
+        if self._lost_at_ms is None:
+            self._lost_at_ms = self._now_ms
+
+    def _on_link_restored(self, _: events.LinkRestored) -> None:
+        self._lost_at_ms = None
+
+    def _on_tick(self, _: events.Tick) -> None:
+        for one in self.containers.values():
+            if one.handle is not None and one.kill_at_ms is not None and one.kill_at_ms <= self._now_ms:
+                self._tell(f"{one.launch.container_id} outlived its grace")
+                self._end_process(one.handle, one.kill_at_ms)
+        self._todo += map(events.CloseTemplate, self.pool.too_idle(self._now_ms))
+        if self._lost_at_ms is not None and self._now_ms - self._lost_at_ms >= ORPHAN_MS and not self.is_closing:
+            self._tell("no server for too long")
+            self._on_shutdown(None)
+
+    def _send(self, report: workers.WorkerReport) -> None:
+        self._todo.append(events.Send(report))
+
+    def _tell(self, what: str) -> None:
+        self.story.append((self._now_ms, what))
