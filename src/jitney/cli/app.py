@@ -18,9 +18,7 @@ def app() -> None:
 
 @app.command(name="list")
 @click.option("--all", "-a", "everything", is_flag=True, help="Stopped ones too.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most this many."
-)
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most this many.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(everything: bool, limit: int, as_json: bool) -> None:
     """List apps, newest first.

@@ -17,9 +17,7 @@ def call() -> None:
 
 @call.command(name="list")
 @click.option("--app", "app_name", default="", help="Only those of this app (name or id).")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most this many."
-)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most this many.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(app_name: str, limit: int, as_json: bool) -> None:
     """List calls, newest first.
@@ -99,7 +97,5 @@ def cancel(call_id: str, terminate_containers: bool) -> None:
     from jitney.wire import methods
     from jitney.wire.messages.calls import CallCancel
 
-    connection.ask(
-        methods.CALL_CANCEL, CallCancel(call_id=call_id, terminate_containers=terminate_containers)
-    )
+    connection.ask(methods.CALL_CANCEL, CallCancel(call_id=call_id, terminate_containers=terminate_containers))
     print(f"{call_id} is cancelled")

@@ -39,9 +39,7 @@ def show(as_json: bool) -> int:
         terminal.write_json({key: {"value": value, "origin": origin} for key, value, origin in rows})
     else:
         print(f"folder: {home.root}\n")
-        terminal.table(
-            ("option", "value", "origin"), [(k, terminal.dumps(v), o) for k, v, o in rows], empty=""
-        )
+        terminal.table(("option", "value", "origin"), [(k, terminal.dumps(v), o) for k, v, o in rows], empty="")
     for problem in problems:
         terminal.error(str(problem))
     return 2 if problems else 0

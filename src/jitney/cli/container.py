@@ -16,9 +16,7 @@ def container() -> None:
 @container.command(name="list")
 @click.option("--app", "app_name", default="", help="Only those of this app (name or id).")
 @click.option("--all", "-a", "everything", is_flag=True, help="Ended ones too.")
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=200, show_default=True, help="At most this many."
-)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=200, show_default=True, help="At most this many.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(app_name: str, everything: bool, limit: int, as_json: bool) -> None:
     """List containers, newest first.

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the findings as JSON: id, severity, what, why, fix."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON: id, severity, what, why, fix.")
 @click.option("--strict", is_flag=True, help="Count warnings as failures.")
 def doctor(as_json: bool, strict: bool) -> int:
     """Check what this machine can and cannot do.

@@ -17,11 +17,17 @@ import typing
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
 from jitney.errors import InvalidError
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+    Choice = click.Choice[Any]
+else:  # generic only in later versions of click
+    ParamType, Choice = click.ParamType, click.Choice
 
 SIMPLE: dict[Any, Any] = {
     str: click.STRING,
@@ -29,12 +35,10 @@ SIMPLE: dict[Any, Any] = {
     float: click.FLOAT,
     Path: click.Path(path_type=Path),
 }
-READABLE = (
-    "str, int, float, bool, Path, Literal, Enum, datetime, date, lists of these, or None with one of these"
-)
+READABLE = "str, int, float, bool, Path, Literal, Enum, datetime, date, lists of these, or None with one of these"
 
 
-class _Moment(click.ParamType):
+class _Moment(ParamType):
     """A time or a day in ISO 8601."""
 
     def __init__(self, kind: type[date]) -> None:
@@ -51,7 +55,7 @@ class _Moment(click.ParamType):
             self.fail(f"{value!r} is not a {self.name}; write it as {example}", param, ctx)
 
 
-class _Choice(click.Choice[Any]):
+class _Choice(Choice):
     """Words on the command line, values in the program."""
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -111,8 +115,8 @@ def parameters(function: Callable[..., Any], *, skip_self: bool = False) -> list
             if parameter.default is not parameter.empty:
                 continue
             raise InvalidError(
-                f"parameter {parameter.name!r} of {function.__name__!r} is a {_name(annotation)}, which has no form "
-                "on the command line",
+                f"parameter {parameter.name!r} of {function.__name__!r} is a {_name(annotation)}, "
+                "which has no form on the command line",
                 hint=f"use {READABLE}; or call it from an `@app.local_entrypoint()` that makes the value",
             )
         found.append(_parameter(parameter, kind, texts.get(parameter.name, "")))
@@ -130,15 +134,14 @@ def _parameter(parameter: inspect.Parameter, kind: tuple[Any, bool], text: str) 
         names.append(f"--{parameter.name}")  # as it is spelt in the code
     if of is click.BOOL:
         names[1:] = [f"{name}/--no-{name[2:]}" for name in names[1:]]
-        return click.Option(names, default=None if required else parameter.default, required=required, help=text,
-                            show_default=not required and parameter.default is not None)  # fmt: skip
-    default = None if required else parameter.default
-    shown: bool | str = not required and default is not None and not (many and not default)
+    if required:
+        # No `default=None`: click takes it for a value that was given.
+        return click.Option(names, type=of, multiple=many, required=True, help=text)
+    default = parameter.default
+    shown: bool | str = default is not None and not (many and not default)
     if isinstance(default, enum.Enum):
         shown = default.name
-    return click.Option(
-        names, type=of, multiple=many, required=required, default=default, help=text, show_default=shown
-    )
+    return click.Option(names, type=of, multiple=many, default=default, help=text, show_default=shown)
 
 
 def arguments(

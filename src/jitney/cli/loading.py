@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 
+from jitney.cli.terminal import safe_line
 from jitney.errors import InvalidError, JitneyError, NotFoundError
 
 OURS = str(Path(__file__).resolve().parents[1])
@@ -128,14 +129,10 @@ def _where_then(path: Path, place: str) -> str:
     if ":" in place:
         return "a function in a file is named with two colons: file.py::function"
     folder = path.parent
-    near = (
-        difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.py")], n=1)
-        if folder.is_dir()
-        else []
-    )
+    near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.py")], n=1) if folder.is_dir() else []
     if near:
         return f"did you mean {folder / near[0]}?"
-    if not path.suffix and "/" not in place and importlib.util.find_spec(place.split(".")[0]) is not None:
+    if not path.suffix and "/" not in place and importlib.util.find_spec(place.partition(".")[0]) is not None:
         return f"for a module use -m: `jitney run -m {place}`"
     return f"it is looked for from {Path.cwd()}"
 
@@ -150,9 +147,7 @@ def pick(name: str, choices: Sequence[str], *, of: str, what: str) -> str:
         return name
     near = difflib.get_close_matches(name, choices, n=1)
     there = f"{of} has {', '.join(choices)}" if choices else f"{of} has none"
-    raise NotFoundError(
-        f"no {what} {name!r} in {of}", hint=f"did you mean {near[0]!r}? {there}" if near else there
-    )
+    raise NotFoundError(f"no {what} {name!r} in {of}", hint=f"did you mean {near[0]!r}? {there}" if near else there)
 
 
 def from_frame_of(trace: TracebackType | None, file: str) -> TracebackType | None:
@@ -185,9 +180,24 @@ def _is_click(file: str) -> bool:
 
 
 def format_user_error(error: BaseException) -> str:
-    """The traceback of an exception of user code as Python prints it, without our frames, causes included."""
+    """The traceback of an exception of user code, without our frames: the container's part first, then ours."""
     _strip(error, set())
-    return "".join(traceback.format_exception(error))
+    remote = remote_text(error)
+    if remote:
+        error.__cause__ = None
+        error.__suppress_context__ = True
+    local = "".join(traceback.format_exception(error))
+    if not remote:
+        return local
+    if error.__traceback__ is None:
+        return f"in the container:\n{remote}"
+    return f"in the container:\n{remote}\n\nhere:\n{local}"
+
+
+def remote_text(error: BaseException) -> str:
+    """The container's traceback of an exception that came from there, made safe for the terminal; or ''."""
+    text = getattr(error.__cause__, "text", "")
+    return "\n".join(map(safe_line, text.rstrip().splitlines())) if isinstance(text, str) else ""
 
 
 def _strip(error: BaseException, seen: set[int]) -> None:
@@ -200,12 +210,12 @@ def _strip(error: BaseException, seen: set[int]) -> None:
             _strip(other, seen)
 
 
-def raised_at(error: JitneyError, file: str) -> str:
+def raised_at(error: JitneyError) -> str:
     """'file.py:12' of the user's line that led to an error of ours; '' when none did."""
     trace, found = error.__traceback__, ""
     while trace is not None:
-        code = trace.tb_frame.f_code
-        if code.co_filename == file or (not found and not code.co_filename.startswith((OURS, "<"))):
-            found = f"{code.co_filename}:{trace.tb_lineno}"
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith((OURS, "<")) and not _is_click(file):
+            found = f"{file}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found

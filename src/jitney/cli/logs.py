@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import click
 
 from jitney.cli import terminal
+from jitney.cli.flags import ParamType
 from jitney.values.containers import LogLine
 from jitney.wire.messages.apps import AppLogs, LogLines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Since(click.ParamType):
+class _Since(ParamType):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -32,9 +33,7 @@ def log_options(command: F) -> F:
     """The options that every log command has."""
     for option in (
         click.option("--timestamps", is_flag=True, help="Put the time in front of each line."),
-        click.option(
-            "--since", type=_Since(), default=0, help="Only lines since then: 30s, 10m, 2h, 1d, or a time."
-        ),
+        click.option("--since", type=_Since(), default=0, help="Only lines since then: 30s, 10m, 2h, 1d, or a time."),
         click.option("--tail", "-n", type=click.IntRange(0), help="Only the last lines."),
         click.option("--follow", "-f", is_flag=True, help="Go on until the app has stopped, or Ctrl-C."),
     ):

@@ -136,11 +136,19 @@ def invoke(arguments: list[str]) -> int:
 def failed(error: Exception) -> int:
     """Print an error that ended a command; its exit code."""
     from jitney.cli import terminal
-    from jitney.cli.loading import UserCodeError, format_user_error
+    from jitney.cli.loading import UserCodeError, format_user_error, raised_at, remote_text
     from jitney.errors import JitneyError
 
+    at = ""
+    if isinstance(error, UserCodeError) and isinstance(error.__cause__, JitneyError):
+        # The user's code led to it, and what is wrong is said without a traceback: only where.
+        error = error.__cause__
+        at = raised_at(error)
     if isinstance(error, JitneyError):
-        terminal.jitney_error(error)
+        remote = remote_text(error)
+        if remote:
+            terminal.note(f"in the container:\n{remote}\n")
+        terminal.jitney_error(error, at=at)
         return exit_code(error)
     if isinstance(error, UserCodeError) and error.__cause__ is not None:
         terminal.note(format_user_error(error.__cause__).rstrip())
@@ -149,8 +157,7 @@ def failed(error: Exception) -> int:
 
     terminal.note("".join(traceback.format_exception(error)).rstrip())
     terminal.error(
-        "this is a bug in Jitney",
-        fix="please report it with the lines above and the output of `jitney version`",
+        "this is a bug in Jitney", fix="please report it with the lines above and the output of `jitney version`"
     )
     return FAILED
 

@@ -82,7 +82,8 @@ class Plain(Silent):
         self._clock = clock
         self._screen = Screen()
         self._said: dict[str, float] = {}
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # of the screen's state; nothing else is taken while it is held
+        self._writing = threading.Lock()  # keeps the lines of two threads apart
 
     def image_step(self, image_id: str, step: int, steps: int, title: str) -> None:
         """One line a step."""
@@ -105,16 +106,15 @@ class Plain(Silent):
     def map_progress(self, name: str, done: int, failed: int, sent: int, total: int | None) -> None:
         """A line now and then, and one at the end of a map that was long enough for the first."""
         now_s = self._clock()
-        with self._lock:
-            one = self._screen.map_progress(name, done, failed, sent, total, now_s)
-            last = self._said.get(name, one.since_s)
-            is_over = one.done_at_s is not None
-            if now_s - last >= PLAIN_EVERY_S or (is_over and name in self._said):
-                self._said[name] = now_s
-                self._note(map_line(one, now_s))
-            if is_over:
-                self._said.pop(name, None)
-                self._screen.maps.pop(name, None)
+        one = self._screen.map_progress(name, done, failed, sent, total, now_s)
+        last = self._said.get(name, one.since_s)
+        is_over = one.done_at_s is not None
+        if now_s - last >= PLAIN_EVERY_S or (is_over and name in self._said):
+            self._said[name] = now_s
+            self._note(map_line(one, now_s))
+        if is_over:
+            self._said.pop(name, None)
+            self._screen.maps.pop(name, None)
 
     def note(self, text: str) -> None:
         """One line."""
@@ -129,7 +129,7 @@ class Plain(Silent):
         self._write(sys.stderr, safe_line(text))
 
     def _write(self, stream: TextIO, text: str) -> None:
-        with self._lock:
+        with self._writing:
             try:
                 stream.write(text + "\n")
                 stream.flush()

@@ -90,9 +90,7 @@ class Screen:
         """An image is there."""
         self.builds.pop(image_id, None)
 
-    def map_progress(
-        self, name: str, done: int, failed: int, sent: int, total: int | None, now_s: float
-    ) -> Map:
+    def map_progress(self, name: str, done: int, failed: int, sent: int, total: int | None, now_s: float) -> Map:
         """A map went on; a new one where the last of that name had ended."""
         found = self.maps.get(name)
         if found is None or done < found.done:

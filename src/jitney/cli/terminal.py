@@ -103,10 +103,11 @@ def error(what: str, *, why: str = "", fix: str = "", to: TextIO | None = None) 
     stream.flush()
 
 
-def jitney_error(problem: JitneyError) -> None:
-    """An error of ours: no traceback, since the user's code has no part in it."""
+def jitney_error(problem: JitneyError, *, at: str = "") -> None:
+    """An error of ours, without a traceback; `at` is the line of the user's that led to it."""
     what, _, why = problem.message.partition("\n")
-    error(what or type(problem).__name__, why=why, fix=problem.hint)
+    lines = [*why.splitlines(), *([f"at {at}"] if at else [])]
+    error(safe_line(what) or type(problem).__name__, why="\n".join(map(safe_line, lines)), fix=problem.hint)
 
 
 def note(text: str) -> None:

@@ -9,9 +9,7 @@ from jitney.cli import terminal
 
 @click.command()
 @click.option("--background", is_flag=True, help="Return when it is ready; stop it with `jitney down`.")
-@click.option(
-    "--port", "http_port", type=click.IntRange(0, 65535), help="Port of the HTTP interface; 0: any free one."
-)
+@click.option("--port", "http_port", type=click.IntRange(0, 65535), help="Port of the HTTP interface; 0: any free one.")
 @click.option("--json", "as_json", is_flag=True, help="With --background: print how to reach it as JSON.")
 def up(background: bool, http_port: int | None, as_json: bool) -> int:
     """Run the server of this machine.
@@ -38,14 +36,14 @@ def up(background: bool, http_port: int | None, as_json: bool) -> int:
         from jitney.compose.server import run
 
         try:
-            run(home, config, background=False)
+            run(home, config, background=False, stay=True)
         except AlreadyExistsError as error:
             terminal.jitney_error(error)
             return UNREACHABLE
         return OK
     flags = ["--stay"] if http_port is None else ["--stay", "--http-port", str(http_port)]
     already = processes.running(home)
-    pid = already or processes.start_server(home, config.client.start_timeout_ms, flags)
+    pid = already or processes.start_server(home, flags)
     info = home.read_server_info()
     if as_json:
         terminal.write_json(info)
@@ -57,9 +55,7 @@ def up(background: bool, http_port: int | None, as_json: bool) -> int:
 
 @click.command()
 @click.option("--force", is_flag=True, help="Kill the server if it does not end by itself.")
-@click.option(
-    "--keep-containers", is_flag=True, help="Leave containers running for the next server to take over."
-)
+@click.option("--keep-containers", is_flag=True, help="Leave containers running for the next server to take over.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for its end.")
 def down(force: bool, keep_containers: bool, timeout: float) -> int:
     """Stop the server of this machine, and its containers.
@@ -81,8 +77,9 @@ def down(force: bool, keep_containers: bool, timeout: float) -> int:
     if pid is None:
         print(f"no server runs in {home.root}")
         return OK
-    if not _ask(keep_containers) and not force:
-        terminal.note("the server does not answer; it is told to end by a signal")
+    if not _ask(keep_containers):
+        terminal.note("the server does not answer: it is told to end by a signal")
+        processes.terminate(pid)
     if processes.wait_for_end(home, timeout_ms=int(timeout * 1000), force=force):
         print(f"the server has ended (pid {pid})")
         return OK
@@ -102,7 +99,7 @@ def _ask(keep_containers: bool) -> bool:
     from jitney.wire.messages.server import ServerStop
 
     try:
-        connection.ask(methods.SERVER_STOP, ServerStop(keep_containers=keep_containers), start=False)
+        connection.ask_running(methods.SERVER_STOP, ServerStop(keep_containers=keep_containers))
     except JitneyError:
         return False
     return True

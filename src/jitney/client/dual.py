@@ -68,6 +68,10 @@ class BoundLazy(Generic[P, R]):
         self._call = call
         self.__doc__ = doc
 
+    def body(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Callable[[], R]]:
+        """Its first part alone, for other bodies."""
+        return self._call(*args, **kwargs)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return PORTAL.call(self._call(*args, **kwargs))()
 

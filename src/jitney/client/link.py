@@ -2,9 +2,14 @@
 
 A link outlives its connections. When one breaks, the next use or whatever is under way brings up another one, with
 growing pauses, for `GIVE_UP_S`; then everything under way fails with `ConnectionError`. After a new connection, in this
-order: requests that are safe to ask twice are sent again (nearly all: ids are chosen by the client and the server takes
-a repeat as one), then each connected call is told, which opens itself again and sends the inputs that it has no
-outputs of. A stream is not resumed, since only its reader knows how far it came: it ends with `ConnectionError`.
+order:
+
+1. Requests that are safe to ask twice are sent again (nearly all: the client chooses ids, and the server takes a
+   repeat as one). A stream is not resumed, since only its reader knows how far it came: it ends with `ConnectionError`.
+2. Each connected call is opened again. The server may hold results that the old connection did not take, and sends
+   them now.
+3. When a request that was sent after that is answered, those results are all here. Only then do the calls send again
+   the inputs that still have none: an input whose result was on its way does not run a second time.
 
 Frames that are written in one turn of the loop leave in one system call.
 """
@@ -16,37 +21,27 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from jitney import __version__
-from jitney.errors import AuthError, ConnectionError, JitneyError, VersionError, from_code
+from jitney.client.greeting import GREETING_S, Endpoint, check_welcome, hello, no_server
+from jitney.errors import ConnectionError, JitneyError, from_code
 from jitney.values.calls import Output
 from jitney.wire import codec
 from jitney.wire.frames import Splitter
 from jitney.wire.messages import link as messages
-from jitney.wire.messages.link import PROTOCOL, Message
-from jitney.wire.methods import Method
+from jitney.wire.messages.link import Message
+from jitney.wire.methods import SERVER_STATUS, Method
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
 
 GIVE_UP_S = 60.0  # without a connection, until what is under way fails
 RETRY_S_MIN = 0.05
-RETRY_S_MAX = 1.0
-GREETING_S = 10.0
+RETRY_S_MAX = 0.5  # below the time for which a server waits for a client to come back
 WRITE_BYTES_HIGH = 4 * 1024 * 1024  # unsent bytes from which senders wait
 STREAM_EVENTS_HIGH = 10_000  # unread events of one stream from which the link reads no further
-
-
-class Endpoint(NamedTuple):
-    """Where a server is, and how to introduce oneself."""
-
-    socket: str
-    token: str
-    token_place: str  # for a sentence: where the token comes from
-    role: str = "client"
 
 
 class Receiver(Protocol):
@@ -61,58 +56,14 @@ class Receiver(Protocol):
     def on_refused(self, refused: messages.Refused) -> None:
         """Inputs came back."""
 
+    def opening(self) -> Message:
+        """What opens the call (again)."""
+
     def on_connected(self) -> None:
-        """There is a new connection: open the call and send what is outstanding."""
+        """The call is open on a new connection, and results from before it are here: send what is outstanding."""
 
     def on_lost(self, error: JitneyError) -> None:
         """There will be no more connection."""
-
-
-def hello(endpoint: Endpoint) -> messages.Hello:
-    """The first message on a connection."""
-    return messages.Hello(PROTOCOL, __version__, endpoint.token, endpoint.role, os.getpid())
-
-
-def check_welcome(message: Message, endpoint: Endpoint) -> messages.Welcome:
-    """The server's first message, if it is a welcome.
-
-    Raises:
-        AuthError: the token is missing or wrong.
-        VersionError: the server speaks another protocol.
-        JitneyError: another refusal.
-    """
-    if isinstance(message, messages.Welcome):
-        if message.protocol != PROTOCOL:
-            raise VersionError(
-                f"this is Jitney {__version__}, which speaks protocol {PROTOCOL}; the server is Jitney "
-                f"{message.version}, which speaks protocol {message.protocol}",
-                hint=f"install jitney=={message.version} here, or restart the server with this version "
-                "(`jitney down`, and it starts again when it is needed)",
-            )
-        return message
-    if not isinstance(message, messages.Failed):
-        raise ConnectionError(f"what answers at {endpoint.socket} is not a Jitney server")
-    if message.code == AuthError.code:
-        said = "has no token" if not endpoint.token else "has a token that the server does not accept"
-        raise AuthError(
-            f"this client {said}",
-            hint=f"the server's token is in {endpoint.token_place}: run as the user who started the server, "
-            "and with the same JITNEY_HOME",
-        )
-    if message.code == VersionError.code:
-        raise VersionError(
-            f"{message.message} (this is Jitney {__version__}, which speaks protocol {PROTOCOL})",
-            hint=message.hint or "install the same version of jitney on both sides, or restart the server",
-        )
-    raise from_code(message.code, message.message, message.hint)
-
-
-def no_server(endpoint: Endpoint, error: OSError) -> ConnectionError:
-    """The error for a socket that nobody answers."""
-    return ConnectionError(
-        f"no Jitney server answers at {endpoint.socket} ({error.strerror or error})",
-        hint="`jitney up` starts one here; `jitney doctor` says what is wrong",
-    )
 
 
 class _Connection(asyncio.Protocol):
@@ -223,10 +174,13 @@ class Link:
             return
         if self._closed:
             raise ConnectionError("this session is closed")
+        await asyncio.shield(self._bring_up())
+
+    def _bring_up(self) -> asyncio.Task[None]:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._connected)
-        await asyncio.shield(self._connecting)
+        return self._connecting
 
     def _connected(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
@@ -272,8 +226,33 @@ class Link:
         self._connection, self._was_connected = connection, True
         for pending in self._pending.values():
             connection.send(pending.frame)
-        for receiver in list(self._calls.values()):
-            receiver.on_connected()
+        if self._calls:
+            self._reopen(list(self._calls))
+
+    def _reopen(self, call_ids: list[str]) -> None:
+        for call_id in call_ids:
+            self.send(self._calls[call_id].opening())
+        fence = next(self._ids)
+        pending = _Pending(SERVER_STATUS, codec.encode_frame(messages.Request(fence, SERVER_STATUS.name, b"\x80")), False)
+        self._pending[fence] = pending
+
+        def reached(answer: asyncio.Future[bytes]) -> None:
+            self._pending.pop(fence, None)
+            if answer.cancelled() or isinstance(answer.exception(), ConnectionError):
+                return  # that connection broke too: the next one does all this again
+            for call_id in call_ids:
+                if (receiver := self._calls.get(call_id)) is not None:
+                    receiver.on_connected()
+
+        pending.answer.add_done_callback(reached)
+        if self._connection is not None:
+            self._connection.send(pending.frame)
+
+    def resume(self, call_id: str, receiver: Receiver) -> None:
+        """As `open`, for a call that was begun on another connection: `on_connected` follows."""
+        self.open(call_id, receiver)
+        if self._connection is not None:
+            self._reopen([call_id])
 
     def lost(self, connection: _Connection) -> None:
         """The connection broke; called by it."""
@@ -289,9 +268,8 @@ class Link:
                         hint="it may have taken effect; look before you ask again",
                     )
                 )
-        if (self._pending or self._calls) and not self._closed and self._connecting is None:
-            self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(self._connected)
+        if (self._pending or self._calls) and not self._closed:
+            self._bring_up()
 
     def _fail_all(self, error: JitneyError) -> None:
         pending, self._pending = self._pending, {}
@@ -360,13 +338,15 @@ class Link:
     def open(self, call_id: str, receiver: Receiver) -> None:
         """Deliver messages of this call to `receiver`, until `release`."""
         self._calls[call_id] = receiver
+        if self._connection is None:
+            self._bring_up()
 
     def release(self, call_id: str) -> None:
         """The call is over."""
         self._calls.pop(call_id, None)
 
     def send(self, message: Message) -> bool:
-        """Send a message of a call; False without a connection (`on_connected` follows when there is one)."""
+        """Send a message of a call. False without a connection: `on_connected` follows when there is one."""
         if self._connection is None:
             return False
         self._connection.send(codec.encode_frame(message))

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from jitney.compose import folder
-from jitney.compose.config import ENV_PREFIX, Config, Problem, fields, near
+from jitney.compose.config import ENV_PREFIX, WHERE, Config, Problem, fields, near
 from jitney.wire.home import Home
 
 PYTHON_MIN = (3, 11)
@@ -33,7 +33,6 @@ NOFILE_WARN = 4_096
 NPROC_WARN = 1_024
 CLOCK_MIN_MS = 1_735_689_600_000  # 2025-01-01: a clock before it was never set
 CONNECT_TIMEOUT_S = 2.0
-NAMES_OF_OURS = {"JITNEY_HOME"}
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 
@@ -49,6 +48,22 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
+def _finding(id: str, severity: str, what: str, why: str = "", *, fix: str = "") -> Finding:
+    return Finding(id=id, severity=severity, what=what, why=why, fix=fix)
+
+
+def _ok(id: str, what: str, why: str = "") -> Finding:
+    return _finding(id, OK, what, why)
+
+
+def _warning(id: str, what: str, why: str = "", *, fix: str = "") -> Finding:
+    return _finding(id, WARNING, what, why, fix=fix)
+
+
+def _error(id: str, what: str, why: str = "", *, fix: str = "") -> Finding:
+    return _finding(id, ERROR, what, why, fix=fix)
+
+
 def run(home: Home, config: Config, problems: list[Problem]) -> list[Finding]:
     """Every check, in the order in which a person would look."""
     findings = [_configuration(problems), _environment()]
@@ -57,11 +72,10 @@ def run(home: Home, config: Config, problems: list[Problem]) -> list[Finding]:
             findings.append(check(home, config))
         except Exception as error:
             findings.append(
-                Finding(
-                    id=name,
-                    severity=WARNING,
-                    what="could not be checked",
-                    why=f"{type(error).__name__}: {error}",
+                _warning(
+                    name,
+                    "could not be checked",
+                    f"{type(error).__name__}: {error}",
                     fix="please report it: a check must not fail",
                 )
             )
@@ -70,28 +84,24 @@ def run(home: Home, config: Config, problems: list[Problem]) -> list[Finding]:
 
 def _configuration(problems: list[Problem]) -> Finding:
     if not problems:
-        return Finding(id="config", severity=OK, what="the configuration is valid")
-    return Finding(
-        id="config",
-        severity=ERROR,
-        what=f"{len(problems)} configuration problem(s)",
-        why="\n".join(map(str, problems)),
+        return _ok("config", "the configuration is valid")
+    return _error(
+        "config",
+        f"{len(problems)} configuration problem(s)",
+        "\n".join(map(str, problems)),
         fix="correct them; `jitney config show` lists every value and where it came from",
     )
 
 
 def _environment() -> Finding:
     known = [field.env for field in fields()]
-    strangers = [
-        n for n in os.environ if n.startswith(ENV_PREFIX) and n not in known and n not in NAMES_OF_OURS
-    ]
+    strangers = [n for n in os.environ if n.startswith(ENV_PREFIX) and n not in known and n not in WHERE]
     if not strangers:
-        return Finding(id="environment", severity=OK, what="no unknown JITNEY_ variables")
-    return Finding(
-        id="environment",
-        severity=WARNING,
-        what=f"{', '.join(sorted(strangers))}: no such option",
-        why="".join(near(strangers[0], known)).lstrip("; "),
+        return _ok("environment", "no unknown JITNEY_ variables")
+    return _warning(
+        "environment",
+        f"{', '.join(sorted(strangers))}: no such option",
+        "".join(near(strangers[0], known)).lstrip("; "),
         fix="unset what is misspelt; others may be of your own program",
     )
 
@@ -100,11 +110,13 @@ def python(home: Home, config: Config) -> Finding:
     """The interpreter."""
     version = platform.python_version()
     if sys.version_info < PYTHON_MIN:
-        return Finding(
-            id="python", severity=ERROR, what=f"Python {version}", why="Jitney needs Python 3.11 or later",
+        return _error(
+            "python",
+            f"Python {version}",
+            "Jitney needs Python 3.11 or later",
             fix="make a new environment with a later Python",
-        )  # fmt: skip
-    return Finding(id="python", severity=OK, what=f"Python {version} at {sys.executable}")
+        )
+    return _ok("python", f"Python {version} at {sys.executable}")
 
 
 def home_folder(home: Home, config: Config) -> Finding:
@@ -112,21 +124,29 @@ def home_folder(home: Home, config: Config) -> Finding:
     if not home.root.exists():
         parent = next(p for p in home.root.parents if p.exists())
         if os.access(parent, os.W_OK):
-            return Finding(id="home", severity=OK, what=f"{home.root} (made by the first run)")
-        return Finding(
-            id="home", severity=ERROR, what=f"{home.root} cannot be made", why=f"{parent} cannot be written to",
+            return _ok("home", f"{home.root} (made by the first run)")
+        return _error(
+            "home",
+            f"{home.root} cannot be made",
+            f"{parent} cannot be written to",
             fix="set JITNEY_HOME to a folder that you may write to",
-        )  # fmt: skip
+        )
     problem = folder.not_private(home.root)
     if not problem and home.root.stat().st_mode & 0o077:
-        return Finding(
-            id="home", severity=WARNING, what=f"{home.root} can be read by others",
-            why="it holds arguments, results and logs", fix=f"chmod 700 {home.root}",
-        )  # fmt: skip
+        return _warning(
+            "home",
+            f"{home.root} can be read by others",
+            "it holds arguments, results and logs",
+            fix=f"chmod 700 {home.root}",
+        )
     if problem:
-        return Finding(id="home", severity=ERROR, what=problem, why="others could change what you run",
-                       fix=f"chmod 700 {home.root}, or set JITNEY_HOME to a folder of your own")  # fmt: skip
-    return Finding(id="home", severity=OK, what=f"{home.root}, private")
+        return _error(
+            "home",
+            problem,
+            "others could change what you run",
+            fix=f"chmod 700 {home.root}, or set JITNEY_HOME to a folder of your own",
+        )
+    return _ok("home", f"{home.root}, private")
 
 
 def token(home: Home, config: Config) -> Finding:
@@ -134,13 +154,15 @@ def token(home: Home, config: Config) -> Finding:
     try:
         mode = stat.S_IMODE(home.token.stat().st_mode)
     except FileNotFoundError:
-        return Finding(id="token", severity=OK, what="none yet (made by the first run)")
+        return _ok("token", "none yet (made by the first run)")
     if mode & 0o077:
-        return Finding(
-            id="token", severity=ERROR, what=f"{home.token} can be read by others (mode {mode:o})",
-            why="whoever has it may run code as you", fix=f"jitney down; rm {home.token}: the next start makes a new one",
-        )  # fmt: skip
-    return Finding(id="token", severity=OK, what="readable by you alone")
+        return _error(
+            "token",
+            f"{home.token} can be read by others (mode {mode:o})",
+            "whoever has it may run code as you",
+            fix=f"jitney down; rm {home.token}: the next start makes a new one",
+        )
+    return _ok("token", "readable by you alone")
 
 
 def server(home: Home, config: Config) -> Finding:
@@ -148,18 +170,20 @@ def server(home: Home, config: Config) -> Finding:
     holder = folder.server_lock(home).holder()
     info = home.read_server_info()
     if holder is None:
-        return Finding(id="server", severity=OK, what="none runs (a command that needs one starts it)")
+        return _ok("server", "none runs (a command that needs one starts it)")
     try:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(CONNECT_TIMEOUT_S)
             link.connect(str(home.socket()))
     except OSError as error:
-        return Finding(
-            id="server", severity=ERROR, what=f"pid {holder} holds the folder and does not answer",
-            why=f"{home.socket()}: {error}", fix=f"see {home.server_log}; `jitney down --force` ends it",
-        )  # fmt: skip
+        return _error(
+            "server",
+            f"pid {holder} holds the folder and does not answer",
+            f"{home.socket()}: {error}",
+            fix=f"see {home.server_log}; `jitney down --force` ends it",
+        )
     version = f", version {info.version}" if info else ""
-    return Finding(id="server", severity=OK, what=f"runs as pid {holder}{version}")
+    return _ok("server", f"runs as pid {holder}{version}")
 
 
 def http_port(home: Home, config: Config) -> Finding:
@@ -168,21 +192,25 @@ def http_port(home: Home, config: Config) -> Finding:
     info = home.read_server_info() if folder.server_lock(home).holder() else None
     if info is not None:
         if info.http:
-            return Finding(id="http", severity=OK, what=info.http)
-        return Finding(
-            id="http", severity=WARNING, what="the server runs without HTTP", why=f"port {port} was taken when it started",
+            return _ok("http", info.http)
+        return _warning(
+            "http",
+            "the server runs without HTTP",
+            f"port {port} was taken when it started",
             fix="free the port, or `jitney config set http_port 0`, and restart the server",
-        )  # fmt: skip
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            return Finding(
-                id="http", severity=WARNING, what=f"port {port} cannot be had: {error.strerror}",
-                why="the server will run without HTTP", fix="`jitney config set http_port 0` takes any free port",
-            )  # fmt: skip
-    return Finding(id="http", severity=OK, what=f"port {port} is free")
+            return _warning(
+                "http",
+                f"port {port} cannot be had: {error.strerror}",
+                "the server will run without HTTP",
+                fix="`jitney config set http_port 0` takes any free port",
+            )
+    return _ok("http", f"port {port} is free")
 
 
 def disk(home: Home, config: Config) -> Finding:
@@ -191,12 +219,14 @@ def disk(home: Home, config: Config) -> Finding:
     free = shutil.disk_usage(place).free
     text = f"{free / (1 << 30):.1f} GiB free for {home.root}"
     if free >= DISK_FREE_BYTES_WARN:
-        return Finding(id="disk", severity=OK, what=text)
-    return Finding(
-        id="disk", severity=ERROR if free < DISK_FREE_BYTES_MIN else WARNING, what=text,
-        why="images and durable results need room; when it is full, spawns are refused",
+        return _ok("disk", text)
+    return _finding(
+        "disk",
+        ERROR if free < DISK_FREE_BYTES_MIN else WARNING,
+        text,
+        "images and durable results need room; when it is full, spawns are refused",
         fix="free some space, or set JITNEY_HOME to a folder on another disk",
-    )  # fmt: skip
+    )
 
 
 def fsync(home: Home, config: Config) -> Finding:
@@ -213,50 +243,53 @@ def fsync(home: Home, config: Config) -> Finding:
     median = sorted(took)[len(took) // 2]
     text = f"{median:.1f} ms for an fsync"
     if median <= FSYNC_MS_WARN:
-        return Finding(id="fsync", severity=OK, what=text)
-    return Finding(id="fsync", severity=WARNING, what=text, why="every `spawn` waits for one (many at a time share it)",
-                   fix="set JITNEY_HOME to a folder on a local disk")  # fmt: skip
+        return _ok("fsync", text)
+    return _warning(
+        "fsync",
+        text,
+        "every `spawn` waits for one (many at a time share it)",
+        fix="set JITNEY_HOME to a folder on a local disk",
+    )
 
 
 def uv(home: Home, config: Config) -> Finding:
     """What builds images."""
     path = _find_uv()
     if path is None:
-        return Finding(
-            id="uv", severity=ERROR, what="uv is not found", why="images are built with it",
-            fix=f"{sys.executable} -m pip install uv",
-        )  # fmt: skip
+        return _error("uv", "uv is not found", "images are built with it", fix=f"{sys.executable} -m pip install uv")
     index = config.worker.index_url or os.environ.get("UV_INDEX_URL") or os.environ.get("UV_DEFAULT_INDEX")
-    return Finding(
-        id="uv",
-        severity=OK,
-        what=f"{path}, packages from {_without_secret(index) if index else 'its own default'}",
-    )
+    return _ok("uv", f"{path}, packages from {_without_secret(index) if index else 'its own default'}")
 
 
 def shared_memory(home: Home, config: Config) -> Finding:
     """Where large values go between processes."""
     place = home.segments
     if not str(place).startswith("/dev/shm"):
-        return Finding(id="shm", severity=WARNING, what=f"large values go through {place}",
-                       why="this system has no /dev/shm that you may write to: they are files on disk instead",
-                       fix="mount a tmpfs there where you can")  # fmt: skip
+        return _warning(
+            "shm",
+            f"large values go through {place}",
+            "this system has no /dev/shm that you may write to: they are files on disk instead",
+            fix="mount a tmpfs there where you can",
+        )
     size = shutil.disk_usage("/dev/shm").total
     text = f"/dev/shm has {size / (1 << 20):,.0f} MiB"
     if size >= SHM_BYTES_WARN:
-        return Finding(id="shm", severity=OK, what=text)
-    return Finding(id="shm", severity=WARNING, what=text, why="values that do not fit go by files on disk, slower",
-                   fix="give it more: `mount -o remount,size=2G /dev/shm`, or `--shm-size` of the container
-                   engine")  # fmt: skip
+        return _ok("shm", text)
+    return _warning(
+        "shm",
+        text,
+        "values that do not fit go by files on disk, slower",
+        fix="give it more: `mount -o remount,size=2G /dev/shm`, or `--shm-size` of the container engine",
+    )
 
 
 def runtime(home: Home, config: Config) -> Finding:
     """How strong the walls around containers are."""
-    return Finding(
-        id="runtime", severity=OK,
-        what=f"tier in force: {config.worker.runtime}",
-        why="containers are processes of your own user, with no wall between: run only code that you trust",
-    )  # fmt: skip
+    return _ok(
+        "runtime",
+        f"tier in force: {config.worker.runtime}",
+        "containers are processes of your own user, with no wall between: run only code that you trust",
+    )
 
 
 def limits(home: Home, config: Config) -> Finding:
@@ -272,9 +305,13 @@ def limits(home: Home, config: Config) -> Finding:
     if _is_below(tasks, NPROC_WARN):
         low.append(f"at most {tasks:,} processes")
     if not low:
-        return Finding(id="limits", severity=OK, what=text)
-    return Finding(id="limits", severity=WARNING, what=" and ".join(low), why="each container takes several of both",
-                   fix="raise them: `ulimit -n 65536`, or LimitNOFILE= and TasksMax= of the service")  # fmt: skip
+        return _ok("limits", text)
+    return _warning(
+        "limits",
+        " and ".join(low),
+        "each container takes several of both",
+        fix="raise them: `ulimit -n 65536`, or LimitNOFILE= and TasksMax= of the service",
+    )
 
 
 def clock(home: Home, config: Config) -> Finding:
@@ -283,16 +320,20 @@ def clock(home: Home, config: Config) -> Finding:
     newest = max((p.stat().st_mtime_ns // 1_000_000 for p in _ours(home)), default=0)
     text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_ms / 1000))
     if now_ms < CLOCK_MIN_MS or newest > now_ms + 60_000:
-        return Finding(id="clock", severity=WARNING, what=text, why="it is behind: files here are from later than that",
-                       fix="set the clock; what results are kept for is counted by it")  # fmt: skip
-    return Finding(id="clock", severity=OK, what=text)
+        return _warning(
+            "clock",
+            text,
+            "it is behind: files here are from later than that",
+            fix="set the clock; what results are kept for is counted by it",
+        )
+    return _ok("clock", text)
 
 
 def leftovers(home: Home, config: Config) -> Finding:
     """What a server that was killed may leave."""
     holder = folder.server_lock(home).holder()
     if holder is not None:
-        return Finding(id="leftovers", severity=OK, what="none (a server runs)")
+        return _ok("leftovers", "none (a server runs)")
     found = []
     info = home.read_server_info()
     if info is not None:
@@ -301,12 +342,13 @@ def leftovers(home: Home, config: Config) -> Finding:
     if worker:
         found.append(f"a worker without a server (pid {worker})")
     if not found:
-        return Finding(id="leftovers", severity=OK, what="none")
-    return Finding(
-        id="leftovers", severity=WARNING, what="; ".join(found),
-        why="the last server was killed; the next one takes over what still runs",
+        return _ok("leftovers", "none")
+    return _warning(
+        "leftovers",
+        "; ".join(found),
+        "the last server was killed; the next one takes over what still runs",
         fix="`jitney up` takes over, then `jitney down` ends all",
-    )  # fmt: skip
+    )
 
 
 def store(home: Home, config: Config) -> Finding:
@@ -314,16 +356,18 @@ def store(home: Home, config: Config) -> Finding:
     from jitney.compose.storage import inspect
 
     if config.server.store != "sqlite":
-        return Finding(id="store", severity=OK, what=f"{config.server.store}: nothing on disk")
+        return _ok("store", f"{config.server.store}: nothing on disk")
     if not home.store.exists():
-        return Finding(id="store", severity=OK, what="none yet (made by the first run)")
+        return _ok("store", "none yet (made by the first run)")
     what, problem = inspect(config.server.store, home)
     if not problem:
-        return Finding(id="store", severity=OK, what=what)
-    return Finding(
-        id="store", severity=ERROR, what=what, why=problem,
+        return _ok("store", what)
+    return _error(
+        "store",
+        what,
+        problem,
         fix=f"stop the server and move {home.store} aside: a new one is made, without what the old one knew",
-    )  # fmt: skip
+    )
 
 
 CHECKS: dict[str, Callable[[Home, Config], Finding]] = {

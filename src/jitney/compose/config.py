@@ -1,10 +1,9 @@
 """Configuration: one frozen Struct per kind of process, read once, passed down as values.
 
 Where a value comes from, later wins: the default below, `<home>/config.toml` (a table per Struct: `[server]`,
-`[worker]`, `[client]`), the environment (`JITNEY_<FIELD>`), a flag of the command line. Field names are
-unique over the three Structs, so that one variable names one field. Every wrong value is reported, not only
-the first. Nothing else in Jitney takes settings from the environment, but for `JITNEY_HOME`, which says where
-all this is.
+`[worker]`, `[client]`), the environment (`JITNEY_<FIELD>`), a flag of the command line. Field names are unique
+over the three Structs, so that one variable names one field. Every wrong value is reported, not only the first.
+The variables of `WHERE` are no options: they say which server is meant, and with it where the options are.
 """
 
 from __future__ import annotations
@@ -25,6 +24,11 @@ from jitney.wire.home import Home
 
 ENV_PREFIX = "JITNEY_"
 FILE_NAME = "config.toml"
+WHERE = {
+    "JITNEY_HOME": "The folder of the server: its socket, token, store, images and logs. Default: `~/.jitney`.",
+    "JITNEY_SERVER": "The socket of a server that somebody else keeps running, instead of that of the folder.",
+    "JITNEY_TOKEN": "The token for it, instead of that of the folder.",
+}
 DAY_MS = 24 * 3_600_000
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -74,8 +78,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     index_url: Annotated[
         str,
         Meta(
-            description="Package index for images that name none of their own. "
-            "Empty leaves it to uv and its settings."
+            description="Package index for images that name none of their own. Empty leaves it to uv and its settings."
         ),
     ] = ""
     template_idle_ms: Annotated[
@@ -94,15 +97,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     autostart: Annotated[
         bool,
-        Meta(
-            description="Whether a command that needs a server starts one in the background "
-            "when none runs here."
-        ),
+        Meta(description="Whether a command that needs a server starts one in the background when none runs here."),
     ] = True
-    start_timeout_ms: Annotated[
-        int,
-        Meta(ge=100, le=600_000, description="How long to wait for a server that was just started. In ms."),
-    ] = 30_000
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -153,14 +149,10 @@ def fields() -> Iterator[Field]:
         for info in msgspec.structs.fields(kind):
             metas = [meta for meta in get_args(hints[info.name])[1:] if isinstance(meta, Meta)]
             text = next((meta.description for meta in reversed(metas) if meta.description), "")
-            yield Field(
-                section=section, name=info.name, type=hints[info.name], default=info.default, description=text
-            )
+            yield Field(section=section, name=info.name, type=hints[info.name], default=info.default, description=text)
 
 
-def load(
-    home: Home, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
-) -> Config:
+def load(home: Home, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """The configuration of a home. Flags that are None are not given.
 
     Raises:
@@ -285,9 +277,7 @@ def find(name: str) -> Field:
     section, _, bare = name.rpartition(".")
     field = known.get(bare)
     if field is None or section not in ("", field.section):
-        raise InvalidError(
-            f"no option {name!r}{near(bare, list(known))}", hint="`jitney config show` lists them all"
-        )
+        raise InvalidError(f"no option {name!r}{near(bare, list(known))}", hint="`jitney config show` lists them all")
     return field
 
 
@@ -329,9 +319,7 @@ def _read_file(path: Path) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
         for name in table:
             if (section, name) not in known:
                 mine = [field for of, field in known if of == section]
-                problems.append(
-                    Problem(where=f"{path} [{section}]", message=f"no option {name!r}{near(name, mine)}")
-                )
+                problems.append(Problem(where=f"{path} [{section}]", message=f"no option {name!r}{near(name, mine)}"))
     return clean, problems
 
 

@@ -119,9 +119,7 @@ def prepare(home: Home) -> None:
     for folder in (home.root, home.socket().parent, home.segments):
         problem = not_private(folder)
         if problem:
-            raise InvalidError(
-                problem, hint=f"run `chmod 700 {folder}` as its owner, or use another JITNEY_HOME"
-            )
+            raise InvalidError(problem, hint=f"run `chmod 700 {folder}` as its owner, or use another JITNEY_HOME")
 
 
 def not_private(folder: Path) -> str:

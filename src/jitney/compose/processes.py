@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jitney.compose import folder
@@ -21,6 +21,7 @@ from jitney.wire.home import Home
 
 LOG_BYTES_MAX = 8 * 1024 * 1024  # of server.log and worker.log; the older half goes to `.old`
 POLL_S = 0.005
+START_S_MAX = 30.0
 # Set by the tools that watch this process (coverage, profilers, debuggers) and by the user; a server is none
 # of it.
 DROPPED = ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONBREAKPOINT")
@@ -28,18 +29,16 @@ DROPPED = ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONBREAKPOINT")
 
 def server_argv(home: Home, *, background: bool = True, flags: Sequence[str] = ()) -> list[str]:
     """The command that runs the server of a folder."""
-    return [sys.executable, "-m", "jitney.compose.server", str(home.root),
+    return [sys.executable, "-P", "-m", "jitney.compose.server", str(home.root),
             *(["--background"] if background else []), *flags]  # fmt: skip
 
 
 def worker_argv(home: Home) -> list[str]:
     """The command that runs the worker of a folder."""
-    return [sys.executable, "-m", "jitney.compose.worker", str(home.root)]
+    return [sys.executable, "-P", "-m", "jitney.compose.worker", str(home.root)]
 
 
-def start(
-    argv: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
+def start(argv: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a process in its own session, its output at the end of `log`, away from our folder and input."""
     rotate(log)
     environ = os.environ if environ is None else environ
@@ -66,7 +65,7 @@ def rotate(log: Path) -> None:
         pass
 
 
-def start_server(home: Home, timeout_ms: int, flags: Sequence[str] = ()) -> int:
+def start_server(home: Home, flags: Sequence[str] = ()) -> int:
     """Start a server in the background and wait until it answers; its pid. One that runs already is as good.
 
     Raises:
@@ -74,34 +73,51 @@ def start_server(home: Home, timeout_ms: int, flags: Sequence[str] = ()) -> int:
     """
     folder.prepare(home)
     process = start(server_argv(home, flags=flags), home.server_log)
-    deadline = time.monotonic() + timeout_ms / 1000
+    deadline = time.monotonic() + START_S_MAX
     while time.monotonic() < deadline:
         info = home.read_server_info()
         if info is not None and is_alive(info.pid) and folder.server_lock(home).holder():
             return info.pid
         if process.poll() is not None and not folder.server_lock(home).holder():
             raise ConnectionError(
-                f"the server ended while it started (exit code {process.returncode})\n{last_lines(home.server_log)}",
+                f"the server ended while it started (exit code {process.returncode})\n" + last_lines(home.server_log),
                 hint=f"`jitney doctor` checks this machine; all that it said is in {home.server_log}",
             )
         time.sleep(POLL_S)
     raise ConnectionError(
-        f"the server was not ready after {timeout_ms / 1000:g} s\n{last_lines(home.server_log)}",
+        f"the server was not ready after {START_S_MAX:g} s\n{last_lines(home.server_log)}",
         hint=f"see {home.server_log}, and `jitney doctor`",
     )
 
 
-def stop(pid: int, timeout_ms: int) -> bool:
-    """SIGTERM, wait, SIGKILL; whether it ended by itself. A process that is not there has ended."""
-    if not _signal(pid, signal.SIGTERM):
+def running(home: Home) -> int | None:
+    """The pid of the server that has the folder; None when none runs."""
+    return folder.server_lock(home).holder()
+
+
+def wait_for_end(home: Home, timeout_ms: int, *, force: bool = False) -> bool:
+    """Wait until no server has the folder; whether that came. `force`: kill it when the time is up."""
+    if _wait(lambda: running(home) is None, timeout_ms):
         return True
-    deadline = time.monotonic() + timeout_ms / 1000
-    while time.monotonic() < deadline:
-        if not is_alive(pid):
-            return True
-        time.sleep(POLL_S)
+    pid = running(home)
+    if not force or not pid:
+        return pid is None
     _signal(pid, signal.SIGKILL)
-    return False
+    return _wait(lambda: running(home) is None, timeout_ms)
+
+
+def terminate(pid: int) -> None:
+    """Ask a process to end by SIGTERM."""
+    _signal(pid, signal.SIGTERM)
+
+
+def _wait(condition: Callable[[], bool], timeout_ms: int) -> bool:
+    deadline = time.monotonic() + timeout_ms / 1000
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def is_alive(pid: int) -> bool:

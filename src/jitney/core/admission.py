@@ -35,9 +35,7 @@ def room(load: Load, kind: CallKind) -> int:
         return 0
     if kind.is_durable:
         return max(0, INPUTS_MAX_DURABLE - load.queued)
-    return max(
-        0, min(PENDING_INPUTS_MAX_CONNECTED - load.queued, INPUTS_MAX_CONNECTED - load.queued - load.running)
-    )
+    return max(0, min(PENDING_INPUTS_MAX_CONNECTED - load.queued, INPUTS_MAX_CONNECTED - load.queued - load.running))
 
 
 def refusal(load: Load, kind: CallKind, name: str) -> Refusal:

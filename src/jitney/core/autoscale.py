@@ -85,9 +85,7 @@ def decide(pool: PoolView, now_ms: int) -> Decision:
     if have < wanted:
         retry_at_ms = backoff_until_ms(pool.failed_starts, pool.last_failure_at_ms)
         if retry_at_ms > now_ms:
-            return Decision(
-                desired=wanted, why=f"{why}; {pool.failed_starts} starts failed", retry_at_ms=retry_at_ms
-            )
+            return Decision(desired=wanted, why=f"{why}; {pool.failed_starts} starts failed", retry_at_ms=retry_at_ms)
         start = wanted - have
         if pool.scaling.max_containers is not None:
             start = max(0, min(start, pool.scaling.max_containers - have - pool.draining))
@@ -102,7 +100,7 @@ def backoff_until_ms(failed_starts: int, last_failure_at_ms: int) -> int:
     """When a pool whose last `failed_starts` starts failed may start again (0: at once)."""
     if failed_starts == 0:
         return 0
-    return last_failure_at_ms + min(BACKOFF_MS_FIRST * 2 ** min(failed_starts - 1, 16), BACKOFF_MS_MAX)
+    return last_failure_at_ms + min(BACKOFF_MS_FIRST << min(failed_starts - 1, 16), BACKOFF_MS_MAX)
 
 
 def _clamp(wanted: int, scaling: Scaling, why: str) -> tuple[int, str]:

@@ -18,7 +18,8 @@ class FairQueue(Generic[T]):
     """A queue of (call id, item) that takes calls in turn.
 
     >>> queue: FairQueue[str] = FairQueue()
-    >>> for item in ("a1", "a2", "a3"): queue.put("a", item)
+    >>> for item in ("a1", "a2", "a3"):
+    ...     queue.put("a", item)
     >>> queue.put("b", "b1")
     >>> [queue.take(1) for _ in range(4)]
     [('a', ['a1']), ('b', ['b1']), ('a', ['a2']), ('a', ['a3'])]

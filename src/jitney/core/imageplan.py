@@ -31,10 +31,9 @@ OPTIONS_CHARS_MAX = 8 * 1024
 VARIABLES_MAX = 1_000
 TITLE_CHARS_MAX = 100
 PYTHON_MINOR_MIN = 9  # the runner is written for 3.9
+SPEC_VARIABLE = "JITNEY_IMAGE_DIGEST"  # in the environment of containers: `spec_digest` of the image they have
 
-NEEDS_ROOT = (
-    "it needs a container runtime with a root file system; the process runtime makes Python environments only"
-)
+NEEDS_ROOT = "it needs a container runtime with a root file system; the process runtime makes Python environments only"
 # What to do instead, where there is something.
 INSTEAD = {
     "apt_install": "install the packages on the machine that runs the containers",

@@ -16,7 +16,8 @@ BOOTS_MAX = 1 << 24
 def tokens(boot: int) -> Iterator[int]:
     """All tokens of the `boot`-th start of a server, in order.
 
-    >>> source = tokens(1); next(source) < next(source) < next(tokens(2))
+    >>> source = tokens(1)
+    >>> next(source) < next(source) < next(tokens(2))
     True
     """
     assert 0 < boot < BOOTS_MAX

@@ -4,7 +4,8 @@ The contract, for every driver:
 
  1. `plan` says what a build would do, and what the image will be called, without doing anything. It raises
     `UnsupportedError` for what this driver cannot make and `InvalidError` for what nobody can; `build` raises the
-    same before it starts anything. Equal specs have equal ids.
+    same before it starts anything. Equal specs have equal ids. A Python that the machine lacks is found by `build`:
+    `UnsupportedError` lists those that are there.
  2. `build` gives an image that is ready to start templates with. One that is built already is given at once, with
     `cached=True`, and without progress.
  3. An image is there as a whole or not at all: `find` never gives one whose build has not ended well, also after a
@@ -36,7 +37,6 @@ from jitney.values.images import BuiltImage, ImageSpec
 OnProgress = Callable[[int, int, str, str], None]
 
 LAST_LINES = 20  # of a failing step that its error shows
-SPEC_VARIABLE = "JITNEY_IMAGE_DIGEST"  # in BuiltImage.env: imageplan.spec_digest of the image that a container has
 
 
 class ImageBuilder(Protocol):

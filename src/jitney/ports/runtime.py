@@ -84,7 +84,14 @@ class TemplateGone(Exception):
 
 
 class StartFailed(Exception):
-    """The container could not be started: the message says why, for the user to read."""
+    """The container could not be started: the message says why, for the user to read.
+
+    `payload` is the failure to hand to the user where there is more to say (the module cannot be imported, ...).
+    """
+
+    def __init__(self, message: str, payload: bytes = b"") -> None:
+        super().__init__(message)
+        self.payload = payload
 
 
 class Runtime(Protocol):

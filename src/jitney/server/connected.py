@@ -61,9 +61,7 @@ class Connected:
             self._links.pop(call.id, None)
             self._router.calls.pop(call.id, None)
             link.send(
-                m.Refused(
-                    call.id, 0, 1, "resource_exhausted", refusal.message, refusal.hint, refusal.retry_after_ms
-                )
+                m.Refused(call.id, 0, 1, "resource_exhausted", refusal.message, refusal.hint, refusal.retry_after_ms)
             )
             return
         call.inputs_complete = True
@@ -78,9 +76,7 @@ class Connected:
         call = self._router.calls.get(message.call_id)
         count = len(message.payloads)
         if call is None:
-            link.send(
-                m.Refused(message.call_id, message.first_index, count, "not_found", "the call is not open")
-            )
+            link.send(m.Refused(message.call_id, message.first_index, count, "not_found", "the call is not open"))
             return
         refusal = self._router.admit(call, count)
         if refusal is not None:

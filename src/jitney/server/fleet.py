@@ -89,6 +89,7 @@ class Fleet:
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
         self._woken: dict[str, float] = {}
+        self._node_attached = asyncio.Event()
 
     # ------------------------------------------------------------------------------------------- Effects
 
@@ -139,7 +140,9 @@ class Fleet:
             if not self._start_one(pool, now_ms):
                 break
         for container_id in decision.drain:
-            self.drain(pool.containers[container_id], "idle for its scaledown window")
+            container = pool.containers.get(container_id)
+            if container is not None:  # the end of one may have drained the next already
+                self.drain(container, "idle for its scaledown window")
 
     def _start_one(self, pool: Pool, now_ms: int) -> bool:
         placed = placement.place(pool.spec.resources, [node.view() for node in self.nodes.values()])
@@ -306,14 +309,15 @@ class Fleet:
         """A worker reports for duty. Containers that it does not have are gone; ones that we do not know are adopted."""
         known = self.nodes.get(info.node_id)
         self.nodes[info.node_id] = node
+        self._node_attached.set()
         alive = {item.container_id for item in running}
-        for container in list(known.containers.values() if known else ()):
-            if container.id in alive or container.phase is Phase.STARTING:
-                node.containers[container.id] = container
-                if container.phase is Phase.STARTING and container.id not in alive:
-                    node.send(wm.StartContainer(launch=self.launch(container)))
-            else:
-                self._gone(container, Event.LOST, None)
+        node.containers = dict(known.containers) if known else {}
+        for container in list(node.containers.values()):  # all are counted before any is replaced
+            if container.id not in alive:
+                if container.phase is Phase.STARTING:
+                    node.send(wm.StartContainer(launch=self.launch(container)))  # the command was lost with the link
+                else:
+                    self._gone(container, Event.LOST, None)
         for item in running:
             if item.container_id not in self.containers:
                 self._adopt(item, node)
@@ -330,6 +334,14 @@ class Fleet:
         container.pid = item.pid
         container.phase = life.advance(container.phase, Event.SPAWNED)
         self._add(container, node)
+
+    async def wait_node(self, timeout_s: float) -> None:
+        """Until a worker attaches, or the time is over."""
+        self._node_attached.clear()
+        try:
+            await asyncio.wait_for(self._node_attached.wait(), timeout_s)
+        except TimeoutError:
+            pass
 
     def detach(self, node: Node) -> None:
         """A worker's link broke: its containers go on, over their own links, while it comes back."""

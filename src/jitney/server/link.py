@@ -28,9 +28,7 @@ WRITE_BUFFER_MAX = 64 * 1024 * 1024  # a peer that does not read: events of stre
 class Link(asyncio.Protocol):
     """One connection of a peer."""
 
-    def __init__(
-        self, table: Table, calls: Connected, admit: Callable[[m.Hello], m.Welcome], links: set[Link]
-    ) -> None:
+    def __init__(self, table: Table, calls: Connected, admit: Callable[[m.Hello], m.Welcome], links: set[Link]) -> None:
         self.role = ""
         self._table = table
         self._calls = calls

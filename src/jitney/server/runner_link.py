@@ -17,6 +17,7 @@ from jitney.server.fleet import Fleet
 from jitney.server.router import Router
 from jitney.server.state import Container
 from jitney.values import ids
+from jitney.values.containers import Phase
 
 log = logging.getLogger("jitney.runner_link")
 
@@ -110,7 +111,7 @@ class RunnerLink(asyncio.Protocol):
         self._router.adopt(container, _held(hello))
         if hello.get("ready"):
             self._fleet.became_ready(container)
-        if container.phase is life.Phase.DRAINING:
+        if container.phase is Phase.DRAINING:
             self.send(protocol.pack_json(protocol.STOP, {"grace_ms": 0}))
 
     def _reject(self, reason: str) -> None:

@@ -211,7 +211,6 @@ class Container:
             exit=self.exit,
         )
 
-
     def _wall(self, at_ms: int | None) -> int | None:
         return None if at_ms is None else self.created_wall_ms + at_ms - self.created_at_ms
 
@@ -228,6 +227,8 @@ class Pool:
         self.containers: dict[str, Container] = {}
         self.waiting = 0  # inputs that wait for their retry
         self.service_ns: float | None = None
+        self.succeeded = 0
+        self.failed = 0
         self.failed_starts = 0
         self.last_failure_at_ms = 0
         self.stopped = False

@@ -76,9 +76,7 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _within("min_containers", self.min_containers, 0, 4_000)
         _within("buffer_containers", self.buffer_containers, 0, 4_000)
-        _within(
-            "scaledown_window (ms)", self.scaledown_window_ms, SCALEDOWN_WINDOW_MS_MIN, SCALEDOWN_WINDOW_MS_MAX
-        )
+        _within("scaledown_window (ms)", self.scaledown_window_ms, SCALEDOWN_WINDOW_MS_MIN, SCALEDOWN_WINDOW_MS_MAX)
         if self.max_containers is not None:
             _within("max_containers", self.max_containers, 1, 4_000)
             if self.min_containers > self.max_containers:
@@ -185,4 +183,3 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Concurrency | None = None
     batching: Batching | None = None
     parameters: bytes | None = None
-

@@ -48,7 +48,8 @@ def decode_from_peer(body: bytes) -> FromPeer:
         InvalidError: not a message of this protocol.
     """
     try:
-        return _from_peer.decode(body)
+        message: FromPeer = _from_peer.decode(body)
+        return message
     except msgspec.MsgspecError as error:
         raise InvalidError(f"message: {error}") from None
 
@@ -60,6 +61,7 @@ def decode_from_server(body: bytes) -> FromServer:
         InvalidError: not a message of this protocol.
     """
     try:
-        return _from_server.decode(body)
+        message: FromServer = _from_server.decode(body)
+        return message
     except msgspec.MsgspecError as error:
         raise InvalidError(f"message: {error}") from None

@@ -10,8 +10,6 @@ from jitney.values.images import BuiltImage, ImageSpec
 from jitney.wire.messages import workers
 
 
-
-
 class TemplateOpened(msgspec.Struct, frozen=True):
     spec: TemplateSpec
 
@@ -26,8 +24,11 @@ class ContainerUp(msgspec.Struct, frozen=True):
 
 
 class NotStarted(msgspec.Struct, frozen=True):
+    """`failure` is a payload where there is more to say than `reason` does."""
+
     container_id: str
     reason: str
+    failure: bytes = b""
 
 
 class TemplateLost(msgspec.Struct, frozen=True):
@@ -59,9 +60,6 @@ class LinkRestored(msgspec.Struct, frozen=True):
 
 class Tick(msgspec.Struct, frozen=True):
     pass
-
-
-# ------------------------------------------------------------------------------------------------ instructions
 
 
 class OpenTemplate(msgspec.Struct, frozen=True):
@@ -101,6 +99,4 @@ class Quit(msgspec.Struct, frozen=True):
     """Nothing runs any more: send what is left, and end."""
 
 
-Instruction = (
-    OpenTemplate | CloseTemplate | RunContainer | SignalContainer | DestroyContainer | Build | Send | Quit
-)
+Instruction = OpenTemplate | CloseTemplate | RunContainer | SignalContainer | DestroyContainer | Build | Send | Quit

@@ -54,9 +54,9 @@ class Outbox:
         self._urgent += 1
 
     def add_lines(self, lines: Sequence[LogLine]) -> bool:
-        """Log lines: all or none are taken."""
+        """Log lines: all or none are taken. Notes of what was dropped (descriptor 0) always are, as they are few."""
         size = sum(map(_cost, lines))
-        if self.log_bytes + size > self._log_bytes_max:
+        if self.log_bytes + size > self._log_bytes_max and any(line.fd for line in lines):
             return False
         self.log_bytes += size
         self._entries.extend(lines)

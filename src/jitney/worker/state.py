@@ -28,9 +28,10 @@ from typing import Any
 import msgspec
 
 from jitney.ports.runtime import ContainerHandle
+from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, Launch
 from jitney.wire.messages import workers
-from jitney.worker import events, failures
+from jitney.worker import events
 from jitney.worker.pool import IDLE_MS, TEMPLATES_MAX, TemplatePool
 
 STARTS_MAX = 3  # templates that may die under one launch before it fails
@@ -38,6 +39,11 @@ SHUTDOWN_GRACE_MS = 3_000
 KILL_AGAIN_MS = 5_000  # a SIGKILL takes this long only while the kernel is stuck in a device
 ORPHAN_MS = 300_000  # without a server for so long: stop everything
 STORY_EVENTS_MAX = 500
+
+
+def startup_failure(message: str) -> bytes:
+    """A failure payload that the client raises as `StartupError(message)`."""
+    return encode_failure_text("StartupError", message, module="jitney.errors")
 
 
 class Phase(StrEnum):
@@ -140,7 +146,7 @@ class WorkerState:
             return
         one = self.containers[launch.container_id] = Tracked(launch=launch, asked_at_ms=self._now_ms)
         if self.is_closing:
-            self._end(one, failures.payload("this machine's worker is stopping"))
+            self._end(one, startup_failure("this machine's worker is stopping"))
         else:
             self._launch(one)
 
@@ -201,9 +207,7 @@ class WorkerState:
     def _on_build_done(self, done: events.BuildDone) -> None:
         self._builds.discard(done.build_id)
         code, message, hint = done.error
-        report = workers.BuildEnded(
-            build_id=done.build_id, image=done.image, code=code, message=message, hint=hint
-        )
+        report = workers.BuildEnded(build_id=done.build_id, image=done.image, code=code, message=message, hint=hint)
         self._send(report)
 
     def _on_shutdown(self, _: object) -> None:
@@ -234,7 +238,7 @@ class WorkerState:
             self._end(one)
         elif one.starts >= STARTS_MAX:
             reason = f"the warm process that it starts from died {one.starts} times at its start"
-            self._end(one, failures.payload(reason))
+            self._end(one, startup_failure(reason))
         else:
             self._launch(one)
 
@@ -259,18 +263,18 @@ class WorkerState:
         self._send(report)
 
     def _on_not_started(self, event: events.NotStarted) -> None:
-        failure = failures.payload(f"the container could not be started: {event.reason}")
+        failure = event.failure or startup_failure(f"the container could not be started: {event.reason}")
         self._end(self.containers[event.container_id], failure)
 
     def _on_gone(self, event: events.ContainerGone) -> None:
-        self._end(self.containers[event.container_id], exit=event.exit)
+        self._end(self.containers[event.container_id], how=event.exit)
 
-    def _end(self, one: Tracked, failure: bytes = b"", *, exit: Exit | None = None) -> None:
+    def _end(self, one: Tracked, failure: bytes = b"", *, how: Exit | None = None) -> None:
         container_id = one.launch.container_id
         del self.containers[container_id]
         self.pool.ended(one.launch.template, container_id, self._now_ms)
-        exit = exit or Exit(exit_code=1 if failure else None)
-        self._send(workers.ContainerExited(container_id=container_id, exit=exit, failure=failure))
+        how = how or Exit(exit_code=1 if failure else None)
+        self._send(workers.ContainerExited(container_id=container_id, exit=how, failure=failure))
 
     # -------------------------------------------------------------------------------------------- clock, link
 

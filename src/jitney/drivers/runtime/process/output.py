@@ -108,9 +108,7 @@ class OutputGate:
 
     def feed(self, fd: int, data: bytes, *, at_ms: int, now_s: float) -> list[LogLine]:
         """The lines to deliver for what was read, with a note in front if lines before them were dropped."""
-        self._allowance = min(
-            float(BURST_BYTES), self._allowance + (now_s - self._at_s) * RATE_BYTES_PER_S
-        )
+        self._allowance = min(float(BURST_BYTES), self._allowance + (now_s - self._at_s) * RATE_BYTES_PER_S)
         self._at_s = now_s
         if self.is_dropping:
             if self._allowance < RESUME_BYTES:

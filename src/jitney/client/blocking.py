@@ -1,0 +1,118 @@
+"""The direct path of a plain blocking `f.remote(x)`: no event loop and no thread hop.
+
+Each calling thread has a connection of its own. A call is one `sendall` and, as a rule, one `recv`: waking two threads
+of this process would cost more than the whole rest of a warm call. What is not the rule (a refusal, a break, a server
+that is not there) is left to the portal, which goes on with the same call id.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from jitney.client.greeting import GREETING_S, Endpoint, check_welcome, hello
+from jitney.errors import JitneyError
+from jitney.values.calls import CallKind, Output
+from jitney.wire import codec
+from jitney.wire.frames import Splitter
+from jitney.wire.messages.link import CancelCall, Invoke, Message, Outputs, Refused
+
+RECEIVE_BYTES = 64 * 1024  # larger reads cost a mapping each, whatever comes
+
+
+class Connection:
+    """A blocking connection of one thread to one server."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._splitter = Splitter()
+        self._ready: list[bytes] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(GREETING_S)
+            self._socket.connect(endpoint.socket)
+            self._socket.sendall(codec.encode_frame(hello(endpoint)))
+            check_welcome(self._receive(), endpoint)
+            self._socket.settimeout(None)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __del__(self) -> None:
+        self._socket.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def _receive(self) -> Message:
+        while not self._ready:
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                raise ConnectionResetError("the server hung up")
+            self._ready = self._splitter.feed(data)
+        return codec.decode_from_server(self._ready.pop(0))
+
+    def call(self, message: Invoke) -> Output | None:
+        """The output of the call; None when it was refused.
+
+        Raises:
+            OSError: the connection broke. The server may know the call.
+        """
+        frame = codec.encode_frame(message)
+        sent = False
+        try:
+            self._socket.sendall(frame)
+            sent = True
+            while True:
+                answer = self._receive()
+                if isinstance(answer, Outputs) and answer.call_id == message.call_id:
+                    return answer.outputs[0]
+                if isinstance(answer, Refused) and answer.call_id == message.call_id:
+                    return None
+        except BaseException as error:
+            # Ctrl-C, or a cancelled input of the container that this runs in; perhaps in the middle of a frame, so
+            # that nothing else can be asked on this connection.
+            if sent and not isinstance(error, OSError):
+                self._give_up(message.call_id)
+            self._socket.close()
+            raise
+
+    def _give_up(self, call_id: str) -> None:
+        try:
+            self._socket.settimeout(1.0)
+            self._socket.sendall(codec.encode_frame(CancelCall(call_id)))
+        except OSError:
+            pass
+
+
+class _OfThread(threading.local):
+    connection: Connection | None = None
+    pid: int = 0
+
+
+_mine = _OfThread()
+
+
+def call(endpoint: Endpoint, call_id: str, function_id: str, method: str, payload: bytes) -> Output | None:
+    """The output of one input, by this thread's connection. None: let the portal do it.
+
+    Raises:
+        BaseException: what interrupted the wait; the call has been cancelled.
+    """
+    connection = _mine.connection
+    if connection is None or connection.endpoint != endpoint or _mine.pid != os.getpid():
+        try:
+            connection = _mine.connection = Connection(endpoint)
+        except (OSError, JitneyError):
+            return None
+        _mine.pid = os.getpid()
+    try:
+        return connection.call(Invoke(call_id, function_id, method, CallKind.UNARY, payload))
+    except (OSError, JitneyError):
+        _mine.connection = None
+        return None
+    except BaseException:
+        _mine.connection = None
+        raise

@@ -1,0 +1,135 @@
+"""Which function at which server a user's object stands for: found out at its first use, once.
+
+A `Function` is cheap to make and does no I/O. Its handle knows where to look: a running app of this process, a name
+at the server, or another handle with options on top. Several first uses at once share one look-up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from jitney.client import session as sessions
+from jitney.client.portal import PORTAL
+from jitney.client.session import Session
+from jitney.errors import InvalidError, NotFoundError
+from jitney.runner import state
+from jitney.values.functions import MethodSpec, Overrides, Resources
+from jitney.wire.messages.functions import FunctionBind, FunctionGet
+from jitney.wire.methods import FUNCTION_BIND, FUNCTION_GET
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from jitney.client.app import App
+
+
+class Target(NamedTuple):
+    """A function at a server."""
+
+    session: Session
+    function_id: str
+    app_id: str
+    name: str
+    methods: tuple[MethodSpec, ...]
+
+
+class Handle:
+    """Where to find a function. Subclasses say how."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.resources = Resources()  # as declared, where that is known
+        self._target: Target | None = None
+        self._finding: asyncio.Task[Target] | None = None
+
+    def known(self) -> Target | None:
+        """The target, if it has been found."""
+        return self._target
+
+    async def find(self) -> Target:
+        """The target. On the portal.
+
+        Raises:
+            NotFoundError: the server has no such function.
+            InvalidError: it is of an app that does not run.
+        """
+        import asyncio
+
+        known = self.known()
+        if known is not None:
+            return known
+        finding = self._finding
+        if finding is None or finding.done() or finding.get_loop() is not PORTAL.loop():
+            finding = self._finding = asyncio.create_task(self._look_up())
+        self._target = await asyncio.shield(finding)
+        return self._target
+
+    async def _look_up(self) -> Target:
+        raise NotImplementedError
+
+
+async def _get(session: Session, app: str, name: str) -> Target:
+    info = await session.request(FUNCTION_GET, FunctionGet(app=app, name=name))
+    return Target(session, info.function_id, info.app_id, info.name, info.methods)
+
+
+class Named(Handle):
+    """A function of a deployed app."""
+
+    def __init__(self, app_name: str, name: str) -> None:
+        super().__init__(name)
+        self.app_name = app_name
+
+    async def _look_up(self) -> Target:
+        return await _get(sessions.current(), self.app_name, self.name)
+
+
+class OfApp(Handle):
+    """A function declared with `@app.function` or `@app.cls` in this process."""
+
+    def __init__(self, app: App, name: str) -> None:
+        super().__init__(name)
+        self.app = app
+
+    def known(self) -> Target | None:
+        # Not kept here: each run of the app has ids of its own.
+        return self.app.target(self.name) if state.config is None else self._target
+
+    async def _look_up(self) -> Target:
+        if state.config is None:
+            raise InvalidError(
+                f"{self.name!r} cannot be called remotely: its app does not run",
+                hint="use `with app.run():`, or `jitney run FILE`; once deployed, "
+                f"`jitney.Function.from_name(APP, {self.name!r})` finds it",
+            )
+        session = sessions.current()
+        try:
+            return await _get(session, str(state.config["app_id"]), self.name)
+        except NotFoundError as error:
+            raise NotFoundError(
+                error.message, hint="a container reaches its own app so; for another use `Function.from_name(app, name)`"
+            ) from None
+
+
+class Bound(Handle):
+    """Another handle's function with other options or class parameters: a pool of its own."""
+
+    def __init__(self, parent: Handle, overrides: Overrides) -> None:
+        super().__init__(parent.name)
+        self.resources = overrides.resources or parent.resources
+        self.parent = parent
+        self.overrides = overrides
+        self._of: Target | None = None
+
+    def known(self) -> Target | None:
+        of = self._of
+        return self._target if of is not None and self.parent.known() is of else None
+
+    async def _look_up(self) -> Target:
+        parent = await self.parent.find()
+        session = parent.session
+        info = await session.request(
+            FUNCTION_BIND, FunctionBind(function_id=parent.function_id, overrides=self.overrides)
+        )
+        self._of = parent
+        return Target(session, info.function_id, info.app_id, info.name, info.methods or parent.methods)

@@ -1,0 +1,140 @@
+"""Connected calls of one input: `remote` by the portal, and `remote_gen`.
+
+The client holds the input until its output is there. After a break the call is opened again and, if the server has no
+output of it, sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from jitney.client.handle import Target
+from jitney.client.link import Link
+from jitney.errors import InternalError, JitneyError, from_code
+from jitney.values.calls import GENERATOR_ITEMS_AHEAD, CallKind, Output
+from jitney.wire.messages.link import CancelCall, Credit, Invoke, Message, OpenCall, Refused
+
+CREDIT_EVERY = GENERATOR_ITEMS_AHEAD // 4
+
+
+class _One:
+    """A call of one input, as the link sees it (`link.Receiver`)."""
+
+    def __init__(self, link: Link, message: Invoke) -> None:
+        self.link = link
+        self.message = message
+        self.output: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
+
+    def send(self) -> None:
+        """Hand in the input."""
+        if not self.output.done():
+            self.link.send(self.message)
+
+    def opening(self) -> Message:
+        return OpenCall(
+            self.message.call_id, self.message.function_id, self.message.method, self.message.kind
+        )
+
+    def on_connected(self) -> None:
+        self.send()
+
+    def on_outputs(self, outputs: list[Output]) -> None:
+        if not self.output.done():
+            self.output.set_result(outputs[0])
+
+    def on_items(self, first: int, payloads: list[bytes]) -> None:
+        """A call that yields nothing has no items."""
+
+    def on_refused(self, refused: Refused) -> None:
+        if refused.retry_after_ms:
+            asyncio.get_running_loop().call_later(refused.retry_after_ms / 1000, self.send)
+        else:
+            self.on_lost(from_code(refused.code, refused.message, refused.hint))
+
+    def on_lost(self, error: JitneyError) -> None:
+        if not self.output.done():
+            self.output.set_exception(error)
+
+    def begin(self, resumed: bool) -> None:
+        """Open the call; `resumed` when it may be known to the server from another connection."""
+        if resumed:
+            self.link.resume(self.message.call_id, self)
+        else:
+            self.link.open(self.message.call_id, self)
+            self.send()
+
+    def end(self) -> None:
+        """Have no more to do with it, whether it is over or not."""
+        if not self.output.done():
+            self.output.cancel()
+            self.link.send(CancelCall(self.message.call_id))
+        elif not self.output.cancelled():
+            self.output.exception()
+        self.link.release(self.message.call_id)
+
+
+async def unary(target: Target, method: str, call_id: str, payload: bytes, *, resumed: bool = False) -> Output:
+    """The output of one input. Cancelling cancels the call.
+
+    Raises:
+        JitneyError: the call was refused for good, or the server stayed away.
+    """
+    link = await target.session.link()
+    call = _One(link, Invoke(call_id, target.function_id, method, CallKind.UNARY, payload))
+    try:
+        call.begin(resumed)
+        return await call.output
+    finally:
+        call.end()
+
+
+class _Generator(_One):
+    """A call that yields."""
+
+    def __init__(self, link: Link, message: Invoke) -> None:
+        super().__init__(link, message)
+        self.items: list[bytes] = []
+        self.next = 0
+        self.changed = asyncio.Event()
+        self.output.add_done_callback(lambda _: self.changed.set())
+
+    def on_items(self, first: int, payloads: list[bytes]) -> None:
+        if first > self.next:
+            self.on_lost(InternalError(f"items {self.next} to {first - 1} of call {self.message.call_id} are missing"))
+            return
+        new = payloads[self.next - first :]  # the rest came before a break
+        self.items += new
+        self.next += len(new)
+        self.changed.set()
+
+
+async def generator(
+    target: Target, method: str, call_id: str, payload: bytes
+) -> AsyncGenerator[list[bytes] | Output, None]:
+    """Payloads of items as they come, then the output of the call. Closing cancels the call.
+
+    Raises:
+        JitneyError: as `unary`.
+    """
+    link = await target.session.link()
+    call = _Generator(link, Invoke(call_id, target.function_id, method, CallKind.GENERATOR, payload))
+    uncredited = 0
+    try:
+        call.begin(False)
+        while True:
+            if call.items:
+                items, call.items = call.items, []
+                uncredited += len(items)
+                yield items
+                if uncredited >= CREDIT_EVERY:
+                    link.send(Credit(call_id, uncredited))
+                    uncredited = 0
+            elif call.output.done():
+                yield call.output.result()
+                return
+            else:
+                call.changed.clear()
+                await call.changed.wait()
+    finally:
+        call.end()

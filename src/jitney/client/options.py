@@ -1,0 +1,366 @@
+"""The options of functions and classes: one list, shared by `@app.function`, `@app.cls` and `.with_options`.
+
+Options arrive as keywords, are checked by name, and become the Structs of `values.functions`. Names, units (seconds,
+cores, MiB) and defaults are those of the vocabulary that people know; inside, there are integers with units.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from jitney.errors import InvalidError, UnsupportedError
+from jitney.values.functions import (
+    DEFAULT_SCALEDOWN_WINDOW_MS,
+    Batching,
+    Concurrency,
+    Overrides,
+    Resources,
+    RetryPolicy,
+    Scaling,
+)
+
+if TYPE_CHECKING:
+    from jitney.client.image import Image
+
+
+class Retries:
+    """How often a failed input runs again, and after what delays.
+
+    Args:
+        max_retries: runs after the first, 0 to 10.
+        backoff_coefficient: what each delay is multiplied by to get the next, 1.0 to 10.0.
+        initial_delay: seconds before the first retry, 0 to 60.
+        max_delay: seconds that no delay goes beyond, 1 to 60.
+
+    Raises:
+        InvalidError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_retries: int,
+        backoff_coefficient: float = 2.0,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+    ) -> None:
+        _need_int("max_retries", max_retries)
+        self.policy = RetryPolicy(
+            max_retries=max_retries,
+            backoff_coefficient=float(backoff_coefficient),
+            initial_delay_ms=_ms("initial_delay", initial_delay),
+            max_delay_ms=_ms("max_delay", max_delay),
+        )
+
+    def __repr__(self) -> str:
+        return f"Retries({self.policy})"
+
+
+class _Variable(TypedDict, total=False):
+    """What `.with_options` may change too."""
+
+    retries: int | Retries | None
+    timeout: float
+    min_containers: int | None
+    max_containers: int | None
+    buffer_containers: int | None
+    scaledown_window: float | None
+    cpu: float | tuple[float, float] | None
+    memory: int | tuple[int, int] | None
+    env: Mapping[str, str | None] | None
+
+
+class _Unsupported(TypedDict, total=False):
+    """Options of the vocabulary that this version does not do: None, False and empty values pass."""
+
+    gpu: Any
+    secrets: Any
+    volumes: Any
+    network_file_systems: Any
+    ephemeral_disk: Any
+    cloud: Any
+    region: Any
+    routing_region: Any
+    nonpreemptible: Any
+    proxy: Any
+    enable_memory_snapshot: Any
+    block_network: Any
+    restrict_modal_access: Any
+    i6pn: Any
+    experimental_options: Any
+
+
+class _Declared(_Variable, _Unsupported, total=False):
+    image: Image | None
+    serialized: bool
+    startup_timeout: float | None
+    single_use_containers: bool
+    include_source: bool | None
+
+
+class FunctionOptions(_Declared, total=False):
+    """Keywords of `@app.function`."""
+
+    name: str | None
+    is_generator: bool | None
+    schedule: Any
+
+
+class ClsOptions(_Declared, total=False):
+    """Keywords of `@app.cls`."""
+
+
+class VariantOptions(_Variable, _Unsupported, total=False):
+    """Keywords of `.with_options`."""
+
+
+DEFAULTS: dict[str, Any] = {
+    "timeout": 300,
+    "scaledown_window": None,
+    "serialized": False,
+    "single_use_containers": False,
+}
+
+REASONS = {
+    "gpu": "it runs functions on the machine's CPUs only",
+    "secrets": "pass values that are not secret with `env={...}`",
+    "volumes": "read and write a folder of the machine instead: containers see its file system",
+    "network_file_systems": "it was replaced by volumes",
+    "ephemeral_disk": "containers share the machine's disk",
+    "cloud": "it runs on this machine",
+    "region": "it runs on this machine",
+    "routing_region": "it runs on this machine",
+    "nonpreemptible": "its containers are not preempted",
+    "proxy": "containers use the machine's network",
+    "enable_memory_snapshot": "containers are forked from a process that has imported the module: put slow imports there",
+    "block_network": "containers use the machine's network",
+    "restrict_modal_access": "a container can call functions of its own app",
+    "i6pn": "containers use the machine's network",
+    "experimental_options": "it has none",
+    "schedule": "start the function from cron or a systemd timer with `jitney run`",
+}
+
+RENAMED = {
+    "keep_warm": "min_containers",
+    "concurrency_limit": "max_containers",
+    "container_idle_timeout": "scaledown_window",
+    "allow_concurrent_inputs": "@jitney.concurrent(max_inputs=...)",
+    "concurrency": "@jitney.concurrent(max_inputs=...)",
+    "max_inputs": "single_use_containers=True for 1",
+    "mounts": "image.add_local_dir(...)",
+    "batch_max_size": "@jitney.batched(max_batch_size=..., wait_ms=...)",
+}
+
+
+class Declared(NamedTuple):
+    """Options of one function or class as values."""
+
+    image: Image | None
+    name: str | None
+    serialized: bool
+    is_generator: bool | None
+    include_source: bool | None
+    retries: RetryPolicy | None
+    timeout_ms: int
+    startup_timeout_ms: int
+    scaling: Scaling
+    resources: Resources
+    env: dict[str, str]
+    single_use: bool
+
+
+def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping[str, Any]) -> Declared:
+    """The options of `of` ('@app.function') as values.
+
+    Raises:
+        InvalidError: a name that is none, or a value that cannot be.
+        UnsupportedError: an option of the vocabulary that this version does not do.
+    """
+    check_names(kind, of, options)
+    timeout_ms = _ms("timeout", options.get("timeout", 300))
+    startup = options.get("startup_timeout")
+    return Declared(
+        image=_image(options.get("image")),
+        name=_name(options.get("name")),
+        serialized=bool(options.get("serialized")),
+        is_generator=options.get("is_generator"),
+        include_source=options.get("include_source"),
+        retries=_retries(options.get("retries")),
+        timeout_ms=timeout_ms,
+        startup_timeout_ms=timeout_ms if startup is None else _ms("startup_timeout", startup),
+        scaling=Scaling(
+            min_containers=_count("min_containers", options.get("min_containers")) or 0,
+            max_containers=_count("max_containers", options.get("max_containers")),
+            buffer_containers=_count("buffer_containers", options.get("buffer_containers")) or 0,
+            scaledown_window_ms=_window(options.get("scaledown_window")) or DEFAULT_SCALEDOWN_WINDOW_MS,
+        ),
+        resources=_resources(options.get("cpu"), options.get("memory")) or Resources(),
+        env=_env(options.get("env")) or {},
+        single_use=bool(options.get("single_use_containers")),
+    )
+
+
+def overrides(options: Mapping[str, Any], base: Resources = Resources()) -> Overrides:
+    """The keywords of `.with_options` as values; what is not given stays as declared, which for cpu and memory is `base`.
+
+    Raises:
+        InvalidError, UnsupportedError: as `declared`.
+    """
+    check_names(VariantOptions, ".with_options", options)
+    timeout = options.get("timeout")
+    return Overrides(
+        env=_env(options.get("env")),
+        retries=_retries(options.get("retries")),
+        timeout_ms=None if timeout is None else _ms("timeout", timeout),
+        min_containers=_count("min_containers", options.get("min_containers")),
+        max_containers=_count("max_containers", options.get("max_containers")),
+        buffer_containers=_count("buffer_containers", options.get("buffer_containers")),
+        scaledown_window_ms=_window(options.get("scaledown_window")),
+        resources=_resources(options.get("cpu"), options.get("memory"), base),
+    )
+
+
+def check_names(kind: type[Any], of: str, options: Mapping[str, Any]) -> None:
+    """Refuse names that `kind` does not have, and values of options that are not done."""
+    known = kind.__annotations__
+    for name, value in options.items():
+        if name in REASONS and (name in known or not value):
+            if value:
+                raise UnsupportedError(f"{of}({name}=...) is not supported by this version", hint=REASONS[name])
+        elif name not in known:
+            raise InvalidError(f"{of} has no option {name!r}", hint=_near(name, known))
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    if name in RENAMED:
+        return f"its name is now {RENAMED[name]}"
+    usable = [option for option in known if option not in REASONS]
+    close = difflib.get_close_matches(name, usable, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(usable)}"
+
+
+def described(kind: type[Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Give a function with `**options` the signature that its options make, for `help()` and editors."""
+
+    def decorate(function: Any) -> Any:
+        own = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        options = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=annotation)
+            for name, annotation in kind.__annotations__.items()
+            if name not in REASONS
+        ]
+        function.__signature__ = inspect.Signature([*own, *options])
+        return function
+
+    return decorate
+
+
+def concurrency(max_inputs: int, target_inputs: int | None) -> Concurrency:
+    """The values of `@concurrent`.
+
+    Raises:
+        InvalidError: out of range.
+    """
+    _need_int("max_inputs", max_inputs)
+    if target_inputs is not None:
+        _need_int("target_inputs", target_inputs)
+    return Concurrency(max_inputs=max_inputs, target_inputs=target_inputs or max_inputs)
+
+
+def batching(max_batch_size: int, wait_ms: int) -> Batching:
+    """The values of `@batched`.
+
+    Raises:
+        InvalidError: out of range.
+    """
+    _need_int("max_batch_size", max_batch_size)
+    _need_int("wait_ms", wait_ms)
+    return Batching(max_batch_size=max_batch_size, wait_ms=wait_ms)
+
+
+def _need_int(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidError(f"{name} must be a whole number, not {value!r}")
+
+
+def _count(name: str, value: int | None) -> int | None:
+    if value is not None:
+        _need_int(name, value)
+    return value
+
+
+def _ms(name: str, seconds: float) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidError(f"{name} must be a number of seconds, not {seconds!r}")
+    return round(seconds * 1000)
+
+
+def _window(seconds: float | None) -> int | None:
+    return None if seconds is None else _ms("scaledown_window", seconds)
+
+
+def _name(name: object) -> str | None:
+    if name is not None and (not isinstance(name, str) or not name):
+        raise InvalidError(f"name must be a text that is not empty, not {name!r}")
+    return name
+
+
+def _retries(retries: int | Retries | None) -> RetryPolicy | None:
+    if retries is None:
+        return None
+    if isinstance(retries, Retries):
+        return retries.policy
+    _need_int("retries", retries)
+    return RetryPolicy(max_retries=retries)
+
+
+def _env(env: Mapping[str, str | None] | None) -> dict[str, str] | None:
+    """Variables of the containers; those that are None are left out."""
+    if env is None:
+        return None
+    for name, value in env.items():
+        if not isinstance(name, str) or not (value is None or isinstance(value, str)):
+            raise InvalidError(f"env must map texts to texts, and {name!r} is {value!r}")
+    return {name: value for name, value in env.items() if value is not None}
+
+
+def _image(image: Any) -> Image | None:
+    if image is not None and not hasattr(image, "spec"):
+        raise InvalidError(f"image must be a jitney.Image, not {image!r}", hint="jitney.Image.debian_slim() makes one")
+    return image  # type: ignore[no-any-return]
+
+
+def _resources(
+    cpu: float | tuple[float, float] | None,
+    memory: int | tuple[int, int] | None,
+    base: Resources = Resources(),
+) -> Resources | None:
+    if cpu is None and memory is None:
+        return None
+    cpu_milli, cpu_limit_milli = base.cpu_milli, base.cpu_limit_milli
+    memory_mib, memory_limit_mib = base.memory_mib, base.memory_limit_mib
+    if cpu is not None:
+        cpu_milli, cpu_limit_milli = _pair("cpu", cpu, "cores", 1000)
+    if memory is not None:
+        memory_mib, memory_limit_mib = _pair("memory", memory, "MiB", 1)
+    return Resources(
+        cpu_milli=cpu_milli,
+        cpu_limit_milli=cpu_limit_milli,
+        memory_mib=memory_mib,
+        memory_limit_mib=memory_limit_mib,
+    )
+
+
+def _pair(name: str, value: Any, unit: str, scale: int) -> tuple[int, int | None]:
+    both = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    for one in both:
+        if isinstance(one, bool) or not isinstance(one, int | float):
+            raise InvalidError(f"{name} must be a number of {unit}, or (request, limit), not {value!r}")
+    return round(both[0] * scale), round(both[1] * scale) if len(both) == 2 else None

@@ -1,0 +1,98 @@
+"""One command: its lines as they come, its last ones kept, and no process left when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from jitney.ports.builder import LAST_LINES
+
+LINE_CHARS_MAX = 2_000  # a longer line is cut: it is a progress bar, or base64
+READ_BYTES = 64 * 1024
+EOF_GRACE_S = 0.5  # for a process in the background that holds the pipe open after the command has ended
+
+
+class Lines:
+    """Bytes in, whole lines out; the last ones are in `last`."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
+        self._on_line = on_line
+        self._rest = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def feed(self, data: bytes) -> None:
+        """More output."""
+        text = self._rest + self._decode(data).replace("\r", "\n")
+        *whole, self._rest = text.split("\n")
+        if len(self._rest) > LINE_CHARS_MAX:
+            whole.append(self._rest)
+            self._rest = ""
+        for line in whole:
+            self._take(line)
+
+    def end(self) -> None:
+        """No more output: what has no newline is a line too."""
+        self._take(self._rest)
+        self._rest = ""
+
+    def _take(self, line: str) -> None:
+        line = line.rstrip()
+        if line:
+            line = line if len(line) <= LINE_CHARS_MAX else line[: LINE_CHARS_MAX - 1] + "…"
+            self.last.append(line)
+            self._on_line(line)
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    on_line: Callable[[str], None],
+    keep_fds: Sequence[int] = (),
+) -> tuple[int, list[str]]:
+    """The exit code (negative: a signal) and the last lines. Cancelled, it ends the whole tree before it is over."""
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        cwd=cwd,
+        env=dict(env),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,  # a group of its own, so that the tree can be ended as one
+        pass_fds=tuple(keep_fds),
+    )
+    assert process.stdout is not None
+    lines = Lines(on_line)
+    reader = asyncio.create_task(_pump(process.stdout, lines))
+    try:
+        code = await process.wait()
+        await asyncio.wait({reader}, timeout=EOF_GRACE_S)
+    finally:
+        # As long as the reader has not seen the end, something of the group lives (or holds the pipe).
+        if process.returncode is None or not reader.done():
+            _end_group(process.pid)
+        reader.cancel()
+        await asyncio.wait({reader})
+        if process.returncode is None:
+            await process.wait()
+    lines.end()
+    return code, list(lines.last)
+
+
+async def _pump(stream: asyncio.StreamReader, lines: Lines) -> None:
+    while data := await stream.read(READ_BYTES):
+        lines.feed(data)
+
+
+def _end_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass

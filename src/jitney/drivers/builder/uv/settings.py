@@ -1,0 +1,120 @@
+"""pip's settings, as uv's: a machine whose pip finds packages builds images without being set up again."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+
+# Sections of pip's files that count for installing, weakest first; `:env:` is what PIP_* variables said.
+SECTIONS = ("global", "install", ":env:")
+
+# pip's option -> uv's variable, for those that have one value.
+SINGLE = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+    "timeout": "UV_HTTP_TIMEOUT",
+    "default-timeout": "UV_HTTP_TIMEOUT",
+    "retries": "UV_HTTP_RETRIES",
+    "proxy": "ALL_PROXY",
+}
+# ... and for those that have several; pip separates by white space, uv by what stands here.
+SEVERAL = {
+    "extra-index-url": ("UV_INDEX", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "constraint": ("UV_CONSTRAINT", " "),
+    "trusted-host": ("UV_INSECURE_HOST", " "),
+}
+FALSE = {"", "0", "false", "no", "off", "n", "f"}
+
+# What must not come in from whoever started us: each would aim uv, or a package's build, at another Python.
+UNWANTED = (
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "UV_PYTHON",
+    "UV_SYSTEM_PYTHON",
+    "UV_BREAK_SYSTEM_PACKAGES",
+    "UV_PROJECT_ENVIRONMENT",
+)
+FORCED = {
+    "UV_PYTHON_DOWNLOADS": "never",  # a download that nobody asked for; the error says which versions are there
+    "UV_NO_PROGRESS": "1",
+    "NO_COLOR": "1",
+}
+
+
+def parse_pip_config(text: str) -> dict[str, str]:
+    """The lines of `pip config list` (`global.index-url='https://…'`) as a mapping; others are skipped."""
+    settings: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if not equals or "." not in name:
+            continue
+        try:
+            parsed = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            continue
+        settings[name.strip()] = str(parsed)
+    return settings
+
+
+def pip_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """What PIP_* variables say, in the same form: for machines without pip itself."""
+    return {
+        f":env:.{name[4:].lower().replace('_', '-')}": value
+        for name, value in environ.items()
+        if name.startswith("PIP_") and name != "PIP_CONFIG_FILE"
+    }
+
+
+def uv_environment(pip_config: Mapping[str, str]) -> dict[str, str]:
+    """The variables that make uv look where pip would.
+
+    >>> uv_environment({"global.extra-index-url": "https://a.example/simple"})["UV_INDEX_STRATEGY"]
+    'unsafe-best-match'
+    """
+    options: dict[str, str] = {}
+    for section in SECTIONS:
+        for name, value in pip_config.items():
+            where, _, option = name.rpartition(".")
+            if where == section:
+                options[option] = value.strip()
+    found = {"UV_SYSTEM_CERTS": "1"}  # pip, too, trusts what the system trusts
+    for option, variable in SINGLE.items():
+        if options.get(option):
+            found[variable] = options[option]
+    for option, (variable, separator) in SEVERAL.items():
+        if options.get(option):
+            found[variable] = separator.join(options[option].split())
+    if "UV_INDEX" in found:
+        # pip takes the best version of all indexes; uv's default is the first index that has the name.
+        found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    if options.get("pre", "").lower() not in FALSE:
+        found["UV_PRERELEASE"] = "allow"
+    if options.get("no-index", "").lower() not in FALSE:
+        found["UV_NO_INDEX"] = "1"
+    return found
+
+
+def build_environment(
+    inherited: Mapping[str, str],
+    pip_config: Mapping[str, str],
+    image: Mapping[str, str],
+    *,
+    link_mode: str,
+    index_url: str = "",
+) -> dict[str, str]:
+    """The whole environment of a build. The image's variables win over the machine's, and uv's own over pip's."""
+    kept = {name: value for name, value in inherited.items() if name not in UNWANTED}
+    derived = uv_environment(pip_config)
+    if index_url:
+        derived["UV_DEFAULT_INDEX"] = index_url
+    if "UV_INDEX" in kept or "UV_DEFAULT_INDEX" in kept:
+        # Whoever set up uv itself meant it: half of one and half of the other helps nobody.
+        for name in ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_STRATEGY"):
+            derived.pop(name, None)
+    return {**derived, "UV_LINK_MODE": link_mode, **kept, **image, **FORCED}

@@ -1,0 +1,352 @@
+"""The runtime itself: templates, containers, and what joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from hashlib import sha256
+
+from jitney.drivers.runtime.process import leftovers, procfs
+from jitney.drivers.runtime.process.container import Container
+from jitney.drivers.runtime.process.leftovers import Leftovers
+from jitney.drivers.runtime.process.memory import MemoryWatch
+from jitney.drivers.runtime.process.render import render_container, render_template
+from jitney.drivers.runtime.process.sdk import sdk_paths
+from jitney.drivers.runtime.process.template import TemplateProcess, watch_exit
+from jitney.errors import StartupError
+from jitney.ports.runtime import (
+    Capabilities,
+    ContainerHandle,
+    Output,
+    StartFailed,
+    Stats,
+    TemplateFailed,
+    TemplateGone,
+)
+from jitney.runner.failures import encode_failure_text
+from jitney.values.containers import Exit, Launch, TemplateSpec
+from jitney.values.images import BuiltImage
+from jitney.wire.home import Home
+
+ENDED_KEPT = 1_000  # exits that are remembered for who asks again
+
+
+class ProcessRuntime:
+    """Containers as plain processes of this user, forked from warm ones. For trusted code: there is no wall.
+
+    Args:
+        home: the server folder.
+        environ: what containers see of the environment; this process's own by default.
+    """
+
+    def __init__(self, home: Home, *, environ: Mapping[str, str] | None = None) -> None:
+        self._home = home
+        self._environ = os.environ if environ is None else environ
+        self._marker = sha256(os.fsencode(home.root)).hexdigest()[:16]
+        self._leftovers = Leftovers(home, self._marker)
+        self._memory = MemoryWatch(self._over_memory)
+        self._templates: dict[TemplateSpec, TemplateProcess] = {}  # those to fork from
+        self._processes: set[TemplateProcess] = set()  # all that live: also those that load, or were closed
+        self._containers: dict[str, Container] = {}
+        self._ended: OrderedDict[str, Exit] = OrderedDict()
+        self._children: set[int] = set()  # ours by right: templates, and containers that have no template (any more)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._oom_kills = procfs.oom_kills()
+        self._adopts = False
+
+    def capabilities(self) -> Capabilities:
+        """See the port."""
+        return Capabilities(
+            name="process", isolation=False, memory_limit=os.path.isdir("/proc/self"), process_limit=False
+        )
+
+    async def reap(self) -> int:
+        """See the port."""
+        self._adopt_orphans()
+        count = await self._leftovers.reap()
+        await asyncio.to_thread(_empty, self._home)
+        return count
+
+    def _adopt_orphans(self) -> None:
+        if not self._adopts:
+            self._adopts = True
+            leftovers.adopt_orphans()
+
+    # -------------------------------------------------------------------------------------------- templates
+
+    async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
+        """See the port."""
+        if spec in self._templates:
+            return
+        self._adopt_orphans()
+        try:
+            template = self._start_template(spec, image, cause, output)
+        except OSError as error:
+            reason = f"the image's interpreter {image.python_path} cannot be started: {error.strerror or error}"
+            raise TemplateFailed(_failure(reason)) from error
+        try:
+            await template.load(self._load_message(spec, image))
+        except BaseException:
+            template.kill()
+            raise
+        if template.is_alive:
+            self._templates[spec] = template
+
+    def _start_template(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> TemplateProcess:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            recipe = render_template(
+                spec,
+                image,
+                home=self._home,
+                environ=self._environ,
+                sdk=sdk_paths(self._home, image),
+                marker=self._marker,
+                control_fd=theirs.fileno(),
+            )
+            try:
+                template = TemplateProcess(
+                    recipe,
+                    ours,
+                    theirs,
+                    cause=cause,
+                    output=output,
+                    on_exited=self._on_exited,
+                    on_death=self._on_template_death,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self._processes.add(template)
+        self._children.add(template.pid)
+        return template
+
+    def _load_message(self, spec: TemplateSpec, image: BuiltImage) -> dict[str, object]:
+        return {
+            "source": str(self._home.sources / spec.source_id) if spec.source_id else "",
+            "module": spec.module,
+            "main_module": spec.main_module,
+            "sys_path": [],
+        }
+
+    async def close_template(self, spec: TemplateSpec) -> None:
+        """See the port."""
+        template = self._templates.pop(spec, None)
+        if template is not None:
+            template.kill()
+
+    def _on_template_death(self, template: TemplateProcess) -> None:
+        """Its containers are our children now, and whatever else it had started is a leftover."""
+        self._processes.discard(template)
+        self._children.discard(template.pid)
+        for spec, one in list(self._templates.items()):
+            if one is template:
+                del self._templates[spec]
+        for container in self._containers.values():
+            if container.template is template and container.handle is not None:
+                self._become_parent(container, container.handle.pid)
+        self._spawn_sweep()
+
+    def _become_parent(self, container: Container, pid: int) -> None:
+        container.template = None
+        self._children.add(pid)
+        container.stop_watch = watch_exit(pid, lambda: self._on_child_exit(container, pid))
+
+    # -------------------------------------------------------------------------------------------- starting
+
+    async def start(self, launch: Launch, image: BuiltImage, output: Output) -> ContainerHandle:
+        """See the port."""
+        template = self._templates.get(launch.template)
+        if template is None:
+            raise TemplateGone
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        recipe = render_container(launch, image, home=self._home, nofile_hard=hard)
+        try:
+            container = Container(launch, recipe, output)
+        except OSError as error:
+            raise StartFailed(f"no pipes for its output: {error.strerror or error}") from error
+        container.template = template
+        self._containers[container.id] = container
+        try:
+            template.fork(
+                container.message(),
+                list(container.capture.child_fds),
+                lambda pid, why: self._on_forked(container, pid, why),
+            )
+        except BaseException:
+            self._discard(container)
+            raise
+        return await container.started
+
+    def _on_forked(self, container: Container, pid: int, why: str) -> None:
+        if not pid:
+            error = StartFailed(why) if why else TemplateGone()
+            if not container.started.done():
+                container.started.set_exception(error)
+            self._discard(container)
+            return
+        handle = container.forked(pid)
+        try:
+            self._leftovers.record(container.id, pid, handle.start_ticks)
+        except OSError:
+            pass  # a full disk: a worker that comes after us has the marker to find it by
+        limit_mib = container.launch.resources.memory_limit_mib
+        if limit_mib is not None:
+            self._memory.watch(container.id, pid, limit_mib)
+        if container.started.done():  # nobody waits for it any more
+            self._kill(container)
+        else:
+            container.started.set_result(handle)
+
+    def _discard(self, container: Container) -> None:
+        """It never ran."""
+        self._containers.pop(container.id, None)
+        container.clean()
+
+    # -------------------------------------------------------------------------------------------- ending
+
+    def _on_exited(self, container_id: str, pid: int, exit: Exit) -> None:
+        """A template has collected a container."""
+        container = self._containers.get(container_id)
+        if container is not None and container.handle is not None and container.handle.pid == pid:
+            self._finish(container, exit)
+
+    def _on_child_exit(self, container: Container, pid: int) -> None:
+        """A container without a template has ended: collect it."""
+        found = leftovers.collect(pid)
+        self._children.discard(pid)
+        if found is None:
+            self._finish(container, Exit())  # its template collected it, and died before it could say so
+            return
+        status, cpu_ms, rss_kib = found
+        code = os.waitstatus_to_exitcode(status)
+        self._finish(
+            container,
+            Exit(
+                exit_code=code if code >= 0 else None,
+                signal=-code if code < 0 else None,
+                cpu_ms=cpu_ms,
+                max_rss_kib=rss_kib,
+            ),
+        )
+
+    def _finish(self, container: Container, exit: Exit) -> None:
+        """Its first process has ended: end the others, then say so."""
+        judged = self._judge(container, exit)
+        self._memory.forget(container.id)
+        if self._leftovers.find(self._children):
+            self._spawn(self._sweep_then(lambda: self._finished(container, judged)))
+        else:
+            self._finished(container, judged)
+
+    def _finished(self, container: Container, exit: Exit) -> None:
+        del self._containers[container.id]
+        container.clean()
+        self._leftovers.forget(container.id)
+        self._ended[container.id] = exit
+        while len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+        container.ended.set_result(exit)
+
+    def _judge(self, container: Container, exit: Exit) -> Exit:
+        """Whether it was memory that ended it."""
+        if exit.signal != signal.SIGKILL:
+            return exit
+        kills, self._oom_kills = self._oom_kills, procfs.oom_kills()
+        by_kernel = not container.was_killed and self._oom_kills > kills
+        if not by_kernel and not container.over_kib:
+            return exit
+        return Exit(
+            signal=exit.signal,
+            oom_killed=True,
+            cpu_ms=exit.cpu_ms,
+            max_rss_kib=max(exit.max_rss_kib, container.over_kib),
+        )
+
+    def _over_memory(self, container_id: str, used_kib: int) -> None:
+        container = self._containers[container_id]
+        container.over_kib = used_kib
+        self._kill(container)
+
+    def _kill(self, container: Container) -> None:
+        container.was_killed = True
+        if container.handle is not None and container.is_running():
+            leftovers.end_tree(container.handle.pid)
+
+    def _spawn_sweep(self) -> None:
+        if self._leftovers.find(self._children):
+            self._spawn(self._sweep_then(lambda: None))
+
+    async def _sweep_then(self, done: Callable[[], None]) -> None:
+        await self._leftovers.sweep(self._children)
+        done()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -------------------------------------------------------------------------------------------- asking
+
+    async def wait(self, handle: ContainerHandle) -> Exit:
+        """See the port."""
+        container = self._containers.get(handle.container_id)
+        if container is None:
+            return self._ended.get(handle.container_id, Exit())
+        return await asyncio.shield(container.ended)
+
+    def signal(self, handle: ContainerHandle, signum: int) -> None:
+        """See the port."""
+        container = self._containers.get(handle.container_id)
+        if container is not None and container.is_running():
+            leftovers.send(handle.pid, signum)
+
+    async def destroy(self, handle: ContainerHandle) -> None:
+        """See the port."""
+        container = self._containers.get(handle.container_id)
+        if container is not None:
+            self._kill(container)
+            await asyncio.shield(container.ended)
+
+    def stats(self, handle: ContainerHandle) -> Stats | None:
+        """See the port."""
+        container = self._containers.get(handle.container_id)
+        if container is None or not container.is_running():
+            return None
+        pids = procfs.tree(handle.pid)
+        found = [stat for pid in pids if (stat := procfs.stat(pid)) is not None]
+        return Stats(
+            processes=len(found),
+            rss_kib=sum(map(procfs.rss_kib, pids)),
+            cpu_ms=sum(stat.cpu_ms for stat in found),
+        )
+
+    async def close(self) -> None:
+        """See the port."""
+        handles = [one.handle for one in self._containers.values() if one.handle is not None]
+        await asyncio.gather(*(self.destroy(handle) for handle in handles))
+        processes = list(self._processes)
+        for template in processes:
+            template.kill()
+        await asyncio.gather(*(template.dead for template in processes))
+        await self._leftovers.sweep(self._children)
+
+
+def _failure(message: str) -> bytes:
+    return encode_failure_text(StartupError.__name__, message, module=StartupError.__module__)
+
+
+def _empty(home: Home) -> None:
+    """Scratch folders and records that an earlier worker left."""
+    for path in list(home.containers.glob("*")) if home.containers.is_dir() else []:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    home.containers.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,0 +1,117 @@
+"""Worker <-> template: frames on a socket pair, and what they say. Sans-I/O and standard library only.
+
+A template is a process that has imported a user's module and forks a container for each request. The worker makes a
+stream socket pair, starts `python -m jitney.runner.template FD` (or the file by its path) with the other end as `FD`,
+stdin from /dev/null and pipes for stdout and stderr (what the import prints), and keeps its end.
+
+A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one of these:
+
+    worker -> template
+      load      {"source": folder or "", "module": name or "", "main_module": bool, "sys_path": [...]}
+      fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder, "rlimits": {"NOFILE": [soft, hard]}}
+                with two descriptors in SCM_RIGHTS on its first byte: the container's stdout and stderr
+    template -> worker
+      loaded       {"pid", "python_version", "cloudpickle_version" ("" = none), "ms", "threads", "native_threads"}
+      load_failed  {"failure": base64 of a failure payload}; the template exits 1 after it
+      forked       {"container", "pid", "ms"}
+      fork_failed  {"container", "message"}
+      exited       {"container", "pid", "exit_code": int or null, "signal": int or null, "cpu_ms", "max_rss_kib"}
+
+`threads` counts Python threads that the import started. A fork of such a process may inherit a lock that nobody will
+ever open: then start the container cold, by `python -m jitney.runner.cold FD`. It speaks the same protocol, takes one
+fork, becomes that container itself in the process that the worker started, and closes its end; there is no `exited`.
+
+When the worker's end closes, the template ends its containers (SIGTERM, then SIGKILL after GRACE_S) and itself.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+LOAD = "load"
+FORK = "fork"
+LOADED = "loaded"
+LOAD_FAILED = "load_failed"
+FORKED = "forked"
+FORK_FAILED = "fork_failed"
+EXITED = "exited"
+
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+DESCRIPTORS_MAX = 64  # taken from the socket in one go
+GRACE_S = 10.0  # from SIGTERM to SIGKILL when the worker is gone
+
+_U32 = struct.Struct("<I")
+
+
+class TemplateProtocolError(Exception):
+    """The peer sent bytes that are not of this protocol."""
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """A whole frame."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return _U32.pack(len(body)) + body
+
+
+class Splitter:
+    """Cuts a byte stream into messages."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that are whole now.
+
+        Raises:
+            TemplateProtocolError: a length over the limit, or no JSON object with a "kind".
+        """
+        rest = self._rest
+        rest += data
+        messages: list[dict[str, Any]] = []
+        at = 0
+        while len(rest) - at >= 4:
+            (length,) = _U32.unpack_from(rest, at)
+            if length > FRAME_BYTES_MAX:
+                raise TemplateProtocolError(f"a frame of {length} bytes")
+            if len(rest) - at - 4 < length:
+                break
+            messages.append(_parse(bytes(rest[at + 4 : at + 4 + length])))
+            at += 4 + length
+        del rest[:at]
+        return messages
+
+
+def send_frame(control: socket.socket, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send a whole frame on a blocking socket, with descriptors on its first byte. They stay open here."""
+    if descriptors:
+        rights = array.array("i", descriptors)
+        sent = control.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        frame = frame[sent:]
+    if frame:
+        control.sendall(frame)
+
+
+def receive(control: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
+    """What the socket has, and the descriptors that came with it; (b"", []) at its end."""
+    room = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
+    data, ancillary, _flags, _address = control.recvmsg(size, room)
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    return data, descriptors.tolist()
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(body)
+    except ValueError as error:
+        raise TemplateProtocolError(f"not JSON: {error}") from None
+    if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
+        raise TemplateProtocolError("not an object with a kind")
+    return message

@@ -1,0 +1,306 @@
+"""Apps: create, publish, deploy, stop, list, history, logs, summary."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from jitney.errors import InvalidError, NotFoundError
+from jitney.ports.logs import LogStore
+from jitney.ports.store import Store
+from jitney.server.api.table import Emit, Peer, Table
+from jitney.server.apps import Apps, Running
+from jitney.server.fleet import Fleet
+from jitney.server.link import Link
+from jitney.server.router import Router
+from jitney.values import ids
+from jitney.values.apps import AppRecord, AppState, DeploymentRecord, RunSummary
+from jitney.values.containers import ContainerRecord, LogLine
+from jitney.values.functions import FunctionSpec
+from jitney.wire import methods
+from jitney.wire.messages import apps as am
+
+STOP_WAIT_S = 10.0  # how long a stop waits for the last lines of its containers
+LIST_MAX = 1_000
+
+
+class AppsApi:
+    """Handlers of the app.* methods."""
+
+    def __init__(
+        self,
+        *,
+        apps: Apps,
+        router: Router,
+        fleet: Fleet,
+        store: Store,
+        logs: LogStore,
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self._apps = apps
+        self._router = router
+        self._fleet = fleet
+        self._store = store
+        self._logs = logs
+        self._entropy = entropy
+
+    def register(self, table: Table) -> None:
+        """Answer the app.* methods."""
+        table.on(methods.APP_CREATE, self.create)
+        table.on(methods.APP_PUBLISH, self.publish)
+        table.on(methods.APP_GET, self.get)
+        table.on(methods.APP_STOP, self.stop)
+        table.on(methods.APP_LIST, self.listed)
+        table.on(methods.APP_HISTORY, self.history)
+        table.on(methods.APP_LOGS, self.logs)
+        table.on(methods.APP_SUMMARY, self.summary)
+
+    async def create(self, peer: Peer, request: am.AppCreate, emit: Emit) -> am.AppCreated:
+        """An app without functions yet."""
+        if request.state not in (AppState.EPHEMERAL, AppState.DETACHED):
+            raise InvalidError(f"an app is not created as {request.state}", hint="deploy it instead")
+        record = AppRecord(
+            app_id=ids.make(ids.APP, self._entropy(ids.ENTROPY_BYTES)),
+            name=request.name,
+            state=request.state,
+            tags=request.tags,
+            created_at_ms=self._fleet.wall_ms(),
+        )
+        await self._store.apps.put([record])
+        app = self._apps.add(record, {})
+        if isinstance(peer, Link):
+            app.links.add(peer)
+        return am.AppCreated(app_id=record.app_id)
+
+    async def publish(self, peer: Peer, request: am.AppPublish, emit: Emit) -> am.AppPublished:
+        """Give an app its functions; with `deploy_as`, as a new version of that name."""
+        names = [spec.name for spec in request.functions]
+        if len(set(names)) < len(names):
+            raise InvalidError(f"two functions of the app have one name: {sorted(names)}")
+        if request.deploy_as:
+            return await self._deploy(request)
+        app = self._apps.find(request.app_id)
+        functions = {function_id_of(app.record.app_id, spec): spec for spec in request.functions}
+        await self._store.apps.publish(app.record, None, functions)
+        self._apps.add(app.record, functions)
+        return am.AppPublished(
+            app_id=app.record.app_id, function_ids={spec.name: fid for fid, spec in functions.items()}
+        )
+
+    async def _deploy(self, request: am.AppPublish) -> am.AppPublished:
+        """Rolling: functions that did not change keep their containers; changed ones get new pools, and the old ones
+        finish what they have."""
+        name = request.deploy_as
+        old = await self._store.apps.by_name(name)
+        alive = old is not None and old.state is AppState.DEPLOYED
+        now_ms = self._fleet.wall_ms()
+        app_id = old.app_id if old and alive else ids.make(ids.APP, self._entropy(ids.ENTROPY_BYTES))
+        functions = {function_id_of(app_id, spec): spec for spec in request.functions}
+        version = old.version if old else 0
+        function_ids = {spec.name: function_id for function_id, spec in functions.items()}
+        if alive and set(functions) == set(await self._store.functions.of_app(app_id)):
+            return am.AppPublished(app_id=app_id, function_ids=function_ids, version=version, changed=False)
+        record = AppRecord(
+            app_id=app_id,
+            name=name,
+            state=AppState.DEPLOYED,
+            version=version + 1,
+            tags=request.tags,
+            created_at_ms=old.created_at_ms if old and alive else now_ms,
+        )
+        deployment = DeploymentRecord(
+            app_id=app_id,
+            name=name,
+            version=record.version,
+            deployed_at_ms=now_ms,
+            tag=request.tag,
+            client_version=request.versions.jitney,
+            functions=tuple(function_ids),
+        )
+        await self._store.apps.publish(record, deployment, functions)
+        self._retire(app_id, set(functions))
+        self._apps.add(record, functions)
+        return am.AppPublished(app_id=app_id, function_ids=function_ids, version=record.version)
+
+    def _retire(self, app_id: str, kept: set[str]) -> None:
+        for pool in self._apps.pools_of(app_id):
+            if pool.function_id not in kept:
+                pool.scaling = msgspec.structs.replace(pool.scaling, min_containers=0, buffer_containers=0)
+                for container in list(pool.containers.values()):
+                    if container.is_idle:
+                        self._fleet.drain(container, "a new version was deployed")
+
+    async def get(self, peer: Peer, request: am.AppRef, emit: Emit) -> AppRecord:
+        """An app that runs, by id or deployed name."""
+        return self._shown(self._apps.find(request.app).record)
+
+    async def stop(self, peer: Peer, request: am.AppStop, emit: Emit) -> am.AppStopped:
+        """End an app: its queued inputs fail, its containers get two seconds."""
+        app = self._apps.find(request.app)
+        stopped = await self.stop_app(app, "the app was stopped")
+        if request.wait_logs:
+            until = asyncio.get_running_loop().time() + STOP_WAIT_S
+            while self._apps.containers_of(app.record.app_id) and asyncio.get_running_loop().time() < until:
+                await self._next_end()
+        return am.AppStopped(app_id=app.record.app_id, containers_stopped=stopped)
+
+    async def stop_app(self, app: Running, reason: str) -> int:
+        """Stop every pool of an app and record it; gives the number of containers that are being ended."""
+        app_id = app.record.app_id
+        stopped = sum(self._fleet.stop_pool(pool, reason) for pool in self._apps.pools_of(app_id))
+        for call in [call for call in self._router.calls.values() if call.pool.app_id == app_id]:
+            if not call.pool.running and not call.outstanding:
+                self._router.cancel(call)
+        self._apps.forget(app)
+        await self._store.apps.stop(app_id, self._fleet.wall_ms())
+        return stopped
+
+    async def listed(self, peer: Peer, request: am.AppList, emit: Emit) -> am.AppListed:
+        """Apps, newest first."""
+        limit = max(1, min(request.limit, LIST_MAX))
+        records = await self._store.apps.list(include_stopped=request.include_stopped, limit=limit)
+        return am.AppListed(apps=tuple(self._shown(record) for record in records))
+
+    async def history(self, peer: Peer, request: am.AppRef, emit: Emit) -> am.AppHistory:
+        """Deployments of a name, newest first."""
+        name = request.app
+        if ids.is_id(name, ids.APP):
+            record = await self._store.apps.get(name)
+            name = record.name if record else name
+        deployments = await self._store.apps.history(name)
+        if not deployments:
+            raise NotFoundError(f"no app {request.app[:64]!r} was ever deployed", hint="see `jitney app list`")
+        return am.AppHistory(deployments=tuple(deployments))
+
+    async def logs(self, peer: Peer, request: am.AppLogs, emit: Emit) -> am.Done:
+        """What containers printed; with `follow`, until the app has stopped and its last line is out."""
+        app_id = await self._app_of_logs(request)
+        running = self._apps.running.get(app_id)
+        live: list[LogLine] = []
+        arrived = asyncio.Event()
+
+        def read(lines: list[LogLine]) -> None:
+            live.extend(line for line in lines if self._is_wanted(line, request))
+            arrived.set()
+
+        if request.follow and running is not None:
+            running.readers.add(read)
+            running.ended.add(arrived.set)
+            if isinstance(peer, Link):
+                running.links.add(peer)
+        try:
+            past = await self._logs.read(
+                app_id, container_id=request.container_id, since_ms=request.since_ms, tail=request.tail
+            )
+            past = [line for line in past if self._is_wanted(line, request)]
+            for start in range(0, len(past), 1_000):
+                emit(am.LogLines(lines=tuple(past[start : start + 1_000])))
+            if not request.follow or running is None:
+                return am.Done()
+            seen = set(past[-1_000:])
+            live[:] = [line for line in live if line not in seen]
+            await self._follow(app_id, live, arrived, emit, peer)
+            return am.Done()
+        finally:
+            if running is not None:
+                running.readers.discard(read)
+                running.ended.discard(arrived.set)
+
+    async def _follow(self, app_id: str, live: list[LogLine], arrived: asyncio.Event, emit: Emit, peer: Peer) -> None:
+        while True:
+            if live:
+                if not (isinstance(peer, Link) and peer.is_clogged):
+                    emit(am.LogLines(lines=tuple(live)))
+                live.clear()
+            if app_id not in self._apps.running and not self._apps.containers_of(app_id):
+                return
+            arrived.clear()
+            if app_id in self._apps.running:
+                await arrived.wait()
+            else:
+                await self._next_end()
+
+    def _is_wanted(self, line: LogLine, request: am.AppLogs) -> bool:
+        if request.container_id and line.container_id != request.container_id:
+            return False
+        if request.function:
+            container = self._fleet.containers.get(line.container_id)
+            return container is None or container.pool.spec.name == request.function
+        return True
+
+    async def _app_of_logs(self, request: am.AppLogs) -> str:
+        if request.container_id and not request.app:
+            container = self._fleet.containers.get(request.container_id)
+            if container is not None:
+                return container.app_id
+            record = await self._store.containers.get(request.container_id)
+            if record is None:
+                raise NotFoundError(f"no container {request.container_id[:64]!r}", hint="see `jitney container list`")
+            return record.app_id
+        if ids.is_id(request.app, ids.APP) and await self._store.apps.get(request.app):
+            return request.app
+        deployed = await self._store.apps.by_name(request.app)
+        return deployed.app_id if deployed else self._apps.find(request.app).record.app_id
+
+    async def summary(self, peer: Peer, request: am.AppRef, emit: Emit) -> RunSummary:
+        """What the containers of an app did so far, the living ones too."""
+        app = self._apps.find(request.app)
+        app_id = app.record.app_id
+        live = [container.record() for pool in self._apps.pools_of(app_id) for container in pool.containers.values()]
+        ended = [record for record in self._fleet.ended if record.app_id == app_id]
+        pools = self._apps.pools_of(app_id)
+        return summarize(
+            live + ended,
+            now_ms=self._fleet.wall_ms(),
+            started_at_ms=app.record.created_at_ms,
+            inputs=sum(pool.succeeded + pool.failed for pool in pools),
+            failed=sum(pool.failed for pool in pools),
+        )
+
+    def _shown(self, record: AppRecord) -> AppRecord:
+        return msgspec.structs.replace(record, containers=self._apps.containers_of(record.app_id))
+
+    async def _next_end(self) -> None:
+        """Wait for a container to end (at most a second: then the caller looks again)."""
+        ended = asyncio.Event()
+
+        def wake(_: object) -> None:
+            ended.set()
+
+        self._fleet.on_ended.append(wake)
+        try:
+            await asyncio.wait_for(ended.wait(), 1.0)
+        except TimeoutError:
+            pass
+        finally:
+            self._fleet.on_ended.remove(wake)
+
+
+def function_id_of(app_id: str, spec: FunctionSpec) -> str:
+    """The id of a function: of its app and of all that it is, so that what did not change keeps its containers."""
+    digest = hashlib.sha256(app_id.encode() + msgspec.msgpack.encode(spec, order="sorted")).digest()
+    return ids.make(ids.FUNCTION, digest)
+
+
+def summarize(
+    containers: list[ContainerRecord], *, now_ms: int, started_at_ms: int, inputs: int, failed: int
+) -> RunSummary:
+    """Sums over containers. Idle is the time between ready and end in which a container worked on nothing."""
+    busy_ms = idle_ms = cold_starts = 0
+    for record in containers:
+        busy_ms += record.busy_ms
+        if record.ready_at_ms is not None:
+            cold_starts += 1
+            idle_ms += max(0, (record.ended_at_ms or now_ms) - record.ready_at_ms - record.busy_ms)
+    return RunSummary(
+        inputs=inputs,
+        failed=failed,
+        containers=len(containers),
+        cold_starts=cold_starts,
+        wall_ms=now_ms - started_at_ms,
+        busy_ms=busy_ms,
+        idle_ms=idle_ms,
+    )

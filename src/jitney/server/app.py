@@ -1,0 +1,304 @@
+"""The server as a whole: its parts, put together, and its life.
+
+Order of a start: load what the store has, listen for runners and links, say that it is ready; HTTP comes last, for its
+library takes longer to import than all the rest. What a restart must not lose is in the store before this begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jitney.core import leases
+from jitney.ports.logs import LogStore
+from jitney.ports.sources import SourceStore
+from jitney.ports.store import Store
+from jitney.runner import segments
+from jitney.server.api.apps import AppsApi
+from jitney.server.api.calls import CallsApi
+from jitney.server.api.containers import ContainersApi
+from jitney.server.api.functions import FunctionsApi
+from jitney.server.api.images import Images
+from jitney.server.api.server import ServerApi
+from jitney.server.api.table import Table
+from jitney.server.api.workers import WorkersApi
+from jitney.server.apps import RESTART_GRACE_MS, Apps
+from jitney.server.auth import Auth
+from jitney.server.connected import Connected
+from jitney.server.durable import Durable
+from jitney.server.fleet import Fleet, RunnerPaths
+from jitney.server.http import Http
+from jitney.server.link import Link
+from jitney.server.router import Router
+from jitney.server.runner_link import RunnerLink
+from jitney.server.state import Container
+from jitney.values.apps import AppState
+from jitney.values.calls import OUTPUT_TTL_MS
+from jitney.wire.home import Home
+from jitney.wire.messages import server as sm
+from jitney.wire.messages import workers as wm
+
+log = logging.getLogger("jitney.server")
+
+CHECK_S = 0.05
+SWEEP_S = 60.0
+FORGET_MS = 30 * 24 * 3_600_000  # ended calls and containers are listed this long
+SHUTDOWN_WAIT_S = 5.0
+SOCKET_BACKLOG = 512
+
+
+class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is told at its start."""
+
+    version: str
+    http_port: int | None = 0  # None: no HTTP; 0: any free port
+    idle_stop_s: float | None = None  # end after this long without work, clients and deployments; None: never
+
+
+class Server:
+    """One server on one folder. `run` is its whole life; it may run once."""
+
+    def __init__(
+        self, *, home: Home, secret: str, store: Store, sources: SourceStore, logs: LogStore, options: ServerOptions
+    ) -> None:
+        self._home = home
+        self._store = store
+        self._logs = logs
+        self._sources = sources
+        self._options = options
+        self.boot_id = secrets.token_hex(8)
+        self.http_address = ""
+        self.http_problem = ""
+        self._auth = Auth(secret, options.version, self.boot_id)
+        self._links: set[Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._keep_containers = False
+        self._started_at_ms = time.time_ns() // 1_000_000
+        self._used_at = time.monotonic()
+
+    async def run(self, on_ready: Callable[[Server], None]) -> None:
+        """Serve until stopped. `on_ready` is called when links are accepted."""
+        meta = await self._store.meta()
+        self._build(meta.boot)
+        await self._load()
+        servers = await self._listen()
+        on_ready(self)
+        self._spawn(self._serve_http())
+        self._spawn(self._watch())
+        self._spawn(self._sweep())
+        try:
+            await self._stopping.wait()
+        finally:
+            await self._end(servers)
+
+    def stop(self, keep_containers: bool = False) -> None:
+        """End `run`, soon."""
+        self._keep_containers = keep_containers
+        self._stopping.set()
+
+    # ------------------------------------------------------------------------------------------- start
+
+    def _build(self, boot: int) -> None:
+        paths = RunnerPaths(
+            runner_socket=str(self._home.socket("runner.sock")),
+            link_socket=str(self._home.socket()),
+            segments=str(self._home.segments),
+            blobs=str(self._home.blobs),
+            home=str(self._home.root),
+        )
+        self.fleet = Fleet(
+            paths=paths,
+            container_token=self._auth.container_token,
+            entropy=secrets.token_bytes,
+            wall_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        self.router = self.fleet.router = Router(self.fleet, leases.tokens(boot))
+        self.apps = Apps(self.router, self.fleet)
+        self._connected = Connected(self.router, self.apps)
+        self._durable = Durable(self._store, self.router, self.apps, self._spawn)
+        self.table = Table()
+        images = Images(fleet=self.fleet, sources=self._sources, entropy=secrets.token_bytes)
+        self._apps_api = AppsApi(
+            apps=self.apps,
+            router=self.router,
+            fleet=self.fleet,
+            store=self._store,
+            logs=self._logs,
+            entropy=secrets.token_bytes,
+        )
+        workers = WorkersApi(fleet=self.fleet, apps=self.apps, images=images, logs=self._logs, run=self._spawn)
+        for api in (
+            self._apps_api,
+            images,
+            workers,
+            FunctionsApi(apps=self.apps, fleet=self.fleet, store=self._store, images=images),
+            CallsApi(router=self.router, durable=self._durable, store=self._store, apps=self.apps, fleet=self.fleet),
+            ContainersApi(fleet=self.fleet, apps=self.apps, store=self._store),
+            ServerApi(self.status, self.stop),
+        ):
+            api.register(self.table)
+        assert not self.table.missing(), self.table.missing()
+        self.fleet.on_ended.append(self._record_ended)
+
+    async def _load(self) -> None:
+        """Apps that ran when the last server ended, and the durable calls that are not over."""
+        for record in await self._store.apps.list(include_stopped=False, limit=10_000):
+            if record.state is not AppState.STOPPED:
+                functions = await self._store.functions.of_app(record.app_id)
+                self.apps.add(record, functions, grace_ms=RESTART_GRACE_MS)
+        loaded = await self._durable.load()
+        if loaded:
+            log.info("%d durable inputs are queued again", loaded)
+
+    async def _listen(self) -> list[asyncio.AbstractServer]:
+        loop = asyncio.get_running_loop()
+        link, runner = self._home.socket(), self._home.socket("runner.sock")
+        for path in (link, runner):
+            private_folder(path.parent)
+            path.unlink(missing_ok=True)
+        mask = os.umask(0o177)  # the sockets are for this user only, from the first moment on
+        try:
+            return [
+                await loop.create_unix_server(
+                    lambda: RunnerLink(self.fleet, self.router, self._auth.is_container_token),
+                    str(runner),
+                    backlog=SOCKET_BACKLOG,
+                ),
+                await loop.create_unix_server(
+                    lambda: Link(self.table, self._connected, self._auth.admit, self._links),
+                    str(link),
+                    backlog=SOCKET_BACKLOG,
+                ),
+            ]
+        finally:
+            os.umask(mask)
+
+    async def _serve_http(self) -> None:
+        if self._options.http_port is None:
+            return
+        self._http = Http(self.table, self._auth, self._problem, self._options.version)
+        try:
+            self.http_address = await self._http.start(self._options.http_port)
+            log.info("HTTP on %s", self.http_address)
+        except OSError as error:
+            self.http_problem = (
+                f"port {self._options.http_port} cannot be had ({error.strerror or error}): HTTP is off; "
+                "another program uses it: choose one with `jitney up --port` or set `http_port`"
+            )
+            log.error(self.http_problem)
+
+    # ------------------------------------------------------------------------------------------- life
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            self.fleet.check()
+            for app, reason in self.apps.to_stop(self.fleet.now_ms()):
+                log.info("app %s stops: %s", app.record.app_id, reason)
+                self._spawn(self._stop_app(app, reason))
+            self.apps.tidy()
+            self._stop_if_unused()
+
+    async def _stop_app(self, app: Any, reason: str) -> None:
+        await self._apps_api.stop_app(app, reason)
+
+    def _stop_if_unused(self) -> None:
+        idle_s = self._options.idle_stop_s
+        clients = any(link.role != "worker" for link in self._links)
+        if clients or self.apps.running or self.router.calls or idle_s is None:
+            self._used_at = time.monotonic()
+        elif time.monotonic() - self._used_at > idle_s:
+            log.info("unused for %g s and nothing is deployed: stopping", idle_s)
+            self.stop()
+
+    async def _sweep(self) -> None:
+        while True:
+            now_ms = self.fleet.wall_ms()
+            dropped = await self._store.calls.expire(now_ms - OUTPUT_TTL_MS)
+            forgotten = await self._store.calls.forget(now_ms - FORGET_MS)
+            await self._store.containers.forget(now_ms - FORGET_MS)
+            for name in [*dropped.files, *forgotten.files]:
+                if "/" not in name and not name.startswith("."):
+                    (self._home.blobs / name).unlink(missing_ok=True)
+            segments.sweep(str(self._home.segments), time.time())
+            await asyncio.sleep(SWEEP_S)
+
+    def _record_ended(self, container: Container) -> None:
+        self._spawn(self._store.containers.put([container.record()]))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside; a failure is logged, never silent."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a background task failed", exc_info=task.exception())
+
+    async def _end(self, servers: list[asyncio.AbstractServer]) -> None:
+        for server in servers:
+            server.close()
+        if not self._keep_containers:
+            for node in self.fleet.nodes.values():
+                if node.connected:
+                    node.send(wm.Shutdown())
+            until = time.monotonic() + SHUTDOWN_WAIT_S
+            while any(link.role == "worker" for link in self._links) and time.monotonic() < until:
+                await asyncio.sleep(CHECK_S)
+            for app in list(self.apps.running.values()):
+                if app.record.state is not AppState.DEPLOYED:
+                    await self._store.apps.stop(app.record.app_id, self.fleet.wall_ms())
+        for link in list(self._links):
+            link.close()
+        if hasattr(self, "_http"):
+            await self._http.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store.close()
+
+    # ------------------------------------------------------------------------------------------- status
+
+    def _problem(self) -> str:
+        return self._store.problem()
+
+    def status(self) -> sm.ServerStatus:
+        """What runs here."""
+        return sm.ServerStatus(
+            version=self._options.version,
+            boot_id=self.boot_id,
+            pid=os.getpid(),
+            started_at_ms=self._started_at_ms,
+            nodes=tuple(node.info for node in self.fleet.nodes.values() if node.connected),
+            apps=len(self.apps.running),
+            containers=len(self.fleet.containers),
+            queued_inputs=sum(len(pool.queue) for pool in self.router.pools.values()),
+            running_inputs=sum(pool.running for pool in self.router.pools.values()),
+            stale_results=self.router.stale_results,
+            http=self.http_address,
+            http_problem=self.http_problem,
+        )
+
+
+def private_folder(path: Path) -> None:
+    """Make the folder for this user alone.
+
+    Raises:
+        PermissionError: it belongs to somebody else (a folder in a shared temporary folder may be anyone's).
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise PermissionError(f"{path} belongs to another user")

@@ -1,0 +1,1 @@
+"""What every driver of a port must do, as tests: subclass, and say how a driver is made."""

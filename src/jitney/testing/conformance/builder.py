@@ -1,0 +1,209 @@
+"""The contract of `ports.builder`, sentence by sentence."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import pytest
+
+from jitney.errors import ImageBuildError, InvalidError, UnsupportedError
+from jitney.ports.builder import ImageBuilder
+from jitney.values.images import BuiltImage, Env, ImageSpec, PipInstall, Unmakeable
+
+Events = list[tuple[int, int, str, str]]
+WAIT_S = 20
+
+
+class Stage(Protocol):
+    """What a driver's test module brings: builders that work, fail, or stop in the middle until they are let go."""
+
+    def working(self) -> tuple[ImageBuilder, ImageSpec]:
+        """A builder, and a spec with one install that it can make."""
+        ...
+
+    def failing(self) -> tuple[ImageBuilder, ImageSpec]:
+        """... whose install prints 'no such package' and fails."""
+        ...
+
+    def gated(self) -> tuple[ImageBuilder, ImageSpec]:
+        """... whose install prints 'waiting' and then waits for `release`."""
+        ...
+
+    def release(self) -> None:
+        """Let gated installs go on."""
+        ...
+
+
+class BuilderContract:
+    """Subclass it, and give a fixture `stage(tmp_path)`."""
+
+    def build(self, builder: ImageBuilder, spec: ImageSpec) -> tuple[BuiltImage, Events]:
+        """An image, and what was told while it was made."""
+        events: Events = []
+        return asyncio.run(builder.build(spec, lambda *event: events.append(event))), events
+
+    def test_1_equal_specs_have_equal_ids_and_the_plan_says_them(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        copy = msgspec.convert(msgspec.to_builtins(spec), ImageSpec)
+        image, _ = self.build(builder, spec)
+        assert builder.plan(spec).image_id == builder.plan(copy).image_id == image.image_id
+
+    @pytest.mark.parametrize(
+        "layer", [Unmakeable(method="apt_install", arguments="'ffmpeg'"), PipInstall(requirements=("--user",))]
+    )
+    def test_1_what_cannot_be_made_is_refused_before_anything_starts(
+        self, stage: Stage, layer: Unmakeable | PipInstall
+    ) -> None:
+        builder, spec = stage.working()
+        spec = msgspec.structs.replace(spec, layers=(*spec.layers, layer))
+        expected = UnsupportedError if isinstance(layer, Unmakeable) else InvalidError
+        events: Events = []
+        with pytest.raises(expected):
+            builder.plan(spec)
+        with pytest.raises(expected):
+            asyncio.run(builder.build(spec, lambda *event: events.append(event)))
+        assert not events
+
+    def test_2_a_built_image_is_given_at_once(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        first, told = self.build(builder, spec)
+        second, silence = self.build(builder, spec)
+        assert (first.cached, second.cached) == (False, True)
+        assert told
+        assert not silence
+        assert msgspec.structs.replace(second, cached=False, took_ms=first.took_ms) == first
+        assert builder.find(first.image_id) == second
+
+    def test_4_what_is_not_there_is_not_found(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        assert builder.find(builder.plan(spec).image_id) is None
+        for text in ("", "im-", "../../etc", "im-" + "." * 22):
+            with pytest.raises(InvalidError):
+                builder.find(text)
+
+    def test_5_builds_of_one_image_at_the_same_time_are_one(self, stage: Stage) -> None:
+        builder, spec = stage.gated()
+        events: tuple[Events, Events] = ([], [])
+
+        async def both() -> list[BuiltImage]:
+            first = asyncio.create_task(builder.build(spec, lambda *event: events[0].append(event)))
+            await _until_waiting(events[0])
+            second = asyncio.create_task(builder.build(spec, lambda *event: events[1].append(event)))
+            await _until(lambda: bool(events[1]))
+            stage.release()
+            return await asyncio.gather(first, second)
+
+        first, second = asyncio.run(both())
+        assert first.python_path == second.python_path
+        begun = [(step, title) for step, _, title, line in events[0] if not line]
+        assert [number for number, _ in begun] == [1, 2]
+        assert events[1][0][2:] == (begun[1][1], "")  # the late one: from the step that ran
+
+    def test_6_steps_are_counted_from_one_and_lines_are_told(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        spec = msgspec.structs.replace(spec, layers=(*spec.layers, Env(variables={"COLOUR": "blue"})))
+        image, events = self.build(builder, spec)
+        begun = [(step, steps) for step, steps, _, line in events if not line]
+        assert begun == [(1, 3), (2, 3), (3, 3)]
+        assert any(line for step, _, _, line in events if step == 2)
+        assert image.env["COLOUR"] == "blue"
+        assert "blue" not in str(events)
+
+    def test_6_a_reader_that_fails_stops_nothing(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        calls = []
+
+        def broken(*event: object) -> None:
+            calls.append(event)
+            raise RuntimeError("the reader went away")
+
+        image = asyncio.run(builder.build(spec, broken))
+        assert builder.find(image.image_id)
+        assert len(calls) == 1
+
+    def test_7_one_that_nobody_waits_for_ends(self, stage: Stage) -> None:
+        builder, spec = stage.gated()
+        events: Events = []
+
+        async def give_up() -> None:
+            task = asyncio.create_task(builder.build(spec, lambda *event: events.append(event)))
+            await _until_waiting(events)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(give_up())
+        assert builder.find(builder.plan(spec).image_id) is None
+
+    def test_7_one_that_somebody_waits_for_goes_on(self, stage: Stage) -> None:
+        builder, spec = stage.gated()
+        events: Events = []
+
+        async def one_gives_up() -> BuiltImage:
+            leaves = asyncio.create_task(builder.build(spec, lambda *event: events.append(event)))
+            await _until_waiting(events)
+            stays = asyncio.create_task(builder.build(spec, lambda *event: events.append(event)))
+            await asyncio.sleep(0)
+            leaves.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaves
+            stage.release()
+            return await stays
+
+        assert builder.find(asyncio.run(one_gives_up()).image_id)
+
+    def test_8_a_failing_step_shows_its_last_lines_and_is_not_remembered(self, stage: Stage) -> None:
+        builder, spec = stage.failing()
+        for _ in range(2):
+            with pytest.raises(ImageBuildError, match="step 2 of 2") as raised:
+                self.build(builder, spec)
+            assert "no such package" in str(raised.value)
+            assert builder.find(builder.plan(spec).image_id) is None
+
+    def test_9_force_build_builds_again(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        first, _ = self.build(builder, spec)
+        again, told = self.build(builder, msgspec.structs.replace(spec, force_build=True))
+        assert (again.image_id, again.cached, bool(told)) == (first.image_id, False, True)
+        found = builder.find(first.image_id)
+        assert found is not None
+        assert found.python_path == again.python_path
+
+    def test_10_there_is_nothing_to_reap_after_builds_that_ended(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        image, _ = self.build(builder, spec)
+        assert asyncio.run(builder.reap()) == 0
+        assert builder.find(image.image_id)
+
+    def test_11_close_ends_builds_that_run(self, stage: Stage) -> None:
+        builder, spec = stage.gated()
+        events: Events = []
+
+        async def close() -> None:
+            task = asyncio.create_task(builder.build(spec, lambda *event: events.append(event)))
+            await _until_waiting(events)
+            await builder.close()
+            with pytest.raises(ImageBuildError, match="stopped"):
+                await task
+
+        asyncio.run(close())
+        assert builder.find(builder.plan(spec).image_id) is None
+
+
+async def _until_waiting(events: Events) -> None:
+    await _until(lambda: any(line == "waiting" for *_, line in events))
+
+
+async def _until(holds: Condition) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not holds():
+            await asyncio.sleep(0.002)
+
+
+class Condition(Protocol):
+    """Something to wait for."""
+
+    def __call__(self) -> bool: ...

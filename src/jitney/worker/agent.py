@@ -1,0 +1,231 @@
+"""The asyncio half of this machine's agent: it performs what `worker.state` decides, and feeds back what came of it.
+
+Each instruction that takes time is a task, and a task never raises: its outcome, good or bad, is the next event. The
+drivers are handed in. The agent is not on the path of calls: runners talk to the server themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from jitney import __version__
+from jitney.errors import JitneyError
+from jitney.ports.builder import ImageBuilder
+from jitney.ports.runtime import ContainerHandle, Runtime, StartFailed, TemplateFailed, TemplateGone
+from jitney.runner.failures import decode_failure
+from jitney.values.containers import Exit, Launch, LogLine, NodeInfo, TemplateSpec
+from jitney.values.images import BuiltImage
+from jitney.wire.home import Home
+from jitney.wire.messages import workers
+from jitney.worker import events, node
+from jitney.worker.link import ServerLink
+from jitney.worker.state import WorkerState, startup_failure
+
+log = logging.getLogger("jitney.worker")
+
+DRAIN_S = 2.0  # for the last reports, when everything has ended
+IMAGES_KEPT = 256
+
+
+class Agent:
+    """Runs containers on this machine for the server of `home`, until it is told to stop or nobody asks any more."""
+
+    def __init__(
+        self, home: Home, runtime: Runtime, builder: ImageBuilder, *, state: WorkerState | None = None
+    ) -> None:
+        self.home = home
+        self.runtime = runtime
+        self.builder = builder
+        self.state = state or WorkerState()
+        self.node: NodeInfo = node.describe(home.root, runtime.capabilities().name)
+        self.link = ServerLink(
+            home,
+            version=__version__,
+            attach=lambda: workers.WorkerAttach(node=self.node, containers=self.state.running()),
+            on_command=self.feed,
+            on_restored=lambda: self.feed(events.LinkRestored()),
+            on_lost=lambda: self.feed(events.LinkLost()),
+        )
+        self._clock_offset_s = time.time() - time.monotonic()  # Unix time that does not jump while we run
+        self._images: dict[str, BuiltImage] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: dict[TemplateSpec, asyncio.Task[None]] = {}
+        self._closing: dict[TemplateSpec, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_arming = False
+        self._done = asyncio.Event()
+        self._performers: dict[type, Callable[[Any], object]] = {
+            events.Send: lambda one: self.link.report(one.report),
+            events.RunContainer: lambda one: self._spawn(self._run_container(one.launch)),
+            events.SignalContainer: lambda one: self.runtime.signal(one.handle, one.signum),
+            events.DestroyContainer: lambda one: self._spawn(self._destroy(one.handle)),
+            events.OpenTemplate: self._open,
+            events.CloseTemplate: self._close,
+            events.Build: lambda one: self._spawn(self._build(one)),
+            events.Quit: lambda one: self._done.set(),
+        }
+
+    async def run(self) -> None:
+        """Serve until there is nothing more to do: the server shut us down, or was gone for too long."""
+        reaped = await self.runtime.reap() + await self.builder.reap()
+        if reaped:
+            log.info("leftovers_reaped count=%d", reaped)
+        self.feed(events.LinkLost())  # there is none yet
+        connecting = asyncio.create_task(self.link.run())
+        try:
+            await self._done.wait()
+            await self.link.drain(DRAIN_S)
+        finally:
+            connecting.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait([connecting, *self._tasks])
+            await self.runtime.close()
+            await self.builder.close()
+
+    def stop(self) -> None:
+        """End all containers, then `run`."""
+        self.feed(workers.Shutdown())
+
+    def feed(self, event: object) -> None:
+        """Something happened."""
+        for instruction in self.state.handle(event, self._now_ms()):
+            self._performers[type(instruction)](instruction)
+        if not self._is_arming:
+            self._is_arming = True
+            asyncio.get_running_loop().call_soon(self._arm)
+
+    def _now_ms(self) -> int:
+        return int((time.monotonic() + self._clock_offset_s) * 1000)
+
+    def _arm(self) -> None:
+        """Have the clock tell us of the next deadline; once for all events of a turn of the loop."""
+        self._is_arming = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline_ms = self.state.next_deadline_ms()
+        if deadline_ms is not None:
+            delay_s = max(deadline_ms - self._now_ms(), 0) / 1000 + 0.001
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.feed, events.Tick())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -------------------------------------------------------------------------------------------- containers
+
+    async def _run_container(self, launch: Launch) -> None:
+        container_id = launch.container_id
+        try:
+            image = self._image(launch.template.image_id)
+            handle = await self.runtime.start(launch, image, self._output)
+        except TemplateGone:
+            self.feed(events.TemplateLost(container_id))
+            return
+        except Exception as error:
+            if not isinstance(error, StartFailed | JitneyError):
+                log.exception("start_failed container=%s", container_id)
+            payload = error.payload if isinstance(error, StartFailed) else b""
+            self.feed(events.NotStarted(container_id, str(error) or repr(error), payload))
+            return
+        self.feed(events.ContainerUp(handle))
+        try:
+            how = await self.runtime.wait(handle)
+        except Exception:
+            log.exception("wait_failed container=%s", container_id)
+            how = Exit()
+        self.feed(events.ContainerGone(container_id, how))
+
+    async def _destroy(self, handle: ContainerHandle) -> None:
+        try:
+            await self.runtime.destroy(handle)
+        except Exception:
+            log.exception("destroy_failed container=%s", handle.container_id)  # the state asks again
+
+    def _output(self, lines: Sequence[LogLine]) -> bool:
+        return self.link.lines(lines)
+
+    def _image(self, image_id: str) -> BuiltImage:
+        image = self._images.get(image_id)
+        if image is None:
+            image = self.builder.find(image_id)
+            if image is None:
+                raise StartFailed(f"image {image_id} is not on this machine: build it again")
+            if len(self._images) >= IMAGES_KEPT:
+                self._images.clear()
+            self._images[image_id] = image
+        return image
+
+    # -------------------------------------------------------------------------------------------- templates
+
+    def _open(self, instruction: events.OpenTemplate) -> None:
+        spec = instruction.spec
+        self._images.pop(spec.image_id, None)  # it may have been built anew
+        self._opening[spec] = self._spawn(self._open_template(spec, instruction.cause, self._closing.get(spec)))
+
+    async def _open_template(self, spec: TemplateSpec, cause: str, closing: asyncio.Task[None] | None) -> None:
+        try:
+            if closing is not None:
+                await asyncio.wait({closing})
+            await self.runtime.open_template(spec, self._image(spec.image_id), cause=cause, output=self._output)
+        except TemplateFailed as failed:
+            reason = decode_failure(failed.payload, rebuild=False).message
+            log.info("template_failed module=%s reason=%s", spec.module, reason)
+            self.feed(events.TemplateBroken(spec, failed.payload))
+        except Exception as error:
+            if not isinstance(error, StartFailed | JitneyError):
+                log.exception("template_failed module=%s", spec.module)
+            self.feed(events.TemplateBroken(spec, startup_failure(str(error) or repr(error))))
+        else:
+            self.feed(events.TemplateOpened(spec))
+        finally:
+            if self._opening.get(spec) is asyncio.current_task():
+                del self._opening[spec]
+
+    def _close(self, instruction: events.CloseTemplate) -> None:
+        spec = instruction.spec
+        self._closing[spec] = self._spawn(self._close_template(spec, self._opening.pop(spec, None)))
+
+    async def _close_template(self, spec: TemplateSpec, opening: asyncio.Task[None] | None) -> None:
+        try:
+            if opening is not None:
+                opening.cancel()
+                await asyncio.wait({opening})
+            await self.runtime.close_template(spec)
+        except Exception:
+            log.exception("close_failed module=%s", spec.module)
+        finally:
+            if self._closing.get(spec) is asyncio.current_task():
+                del self._closing[spec]
+
+    # -------------------------------------------------------------------------------------------- images
+
+    async def _build(self, build: events.Build) -> None:
+        image_id = ""
+
+        def progress(step: int, steps: int, title: str, line: str) -> None:
+            self.link.report(
+                workers.BuildLine(
+                    build_id=build.build_id, image_id=image_id, step=step, steps=steps, title=title, line=line
+                )
+            )
+
+        try:
+            image_id = self.builder.plan(build.spec).image_id
+            image = await self.builder.build(build.spec, progress)
+        except JitneyError as error:
+            done = events.BuildDone(build.build_id, error=(error.code, error.message, error.hint))
+        except Exception as error:
+            log.exception("build_failed build=%s", build.build_id)
+            done = events.BuildDone(build.build_id, error=("internal", f"the build failed: {error!r}", ""))
+        else:
+            self._images.pop(image.image_id, None)
+            done = events.BuildDone(build.build_id, image=image)
+        self.feed(done)

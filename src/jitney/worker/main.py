@@ -1,0 +1,54 @@
+"""The worker as a process. Who starts it hands in the drivers, and sees to it that there is one per server folder."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+
+from jitney.ports.builder import ImageBuilder
+from jitney.ports.runtime import Runtime
+from jitney.wire.home import Home
+from jitney.worker.agent import Agent
+from jitney.worker.pool import IDLE_MS
+from jitney.worker.state import WorkerState
+
+
+def main(home: Home, runtime: Runtime, builder: ImageBuilder, *, template_idle_ms: int = IDLE_MS) -> int:
+    """Run the worker of `home` until the server shuts it down, SIGTERM comes, or no server came for five minutes.
+
+    Its log goes to stderr. Gives the exit code.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    leave_session()
+    raise_file_limit()
+    asyncio.run(serve(Agent(home, runtime, builder, state=WorkerState(template_idle_ms=template_idle_ms))))
+    return 0
+
+
+async def serve(agent: Agent) -> None:
+    """Run an agent; SIGTERM and SIGINT stop it."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections need not look at it
+    await agent.run()
+
+
+def leave_session() -> None:
+    """Be out of reach of the terminal, and of signals to the group, of whoever started us."""
+    try:
+        os.setsid()
+    except PermissionError:
+        pass  # we lead a group already
+
+
+def raise_file_limit() -> None:
+    """As many files as the system lets us have: each container takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,88 @@
+"""Both builders, by the contract of their port."""
+
+import asyncio
+import os
+import stat
+
+import pytest
+
+from jitney.drivers.builder.fake import FakeBuilder
+from jitney.drivers.builder.uv import UvBuilder
+from jitney.testing.conformance.builder import BuilderContract
+from jitney.testing.wheels import make_wheel
+from jitney.values.images import ImageSpec, PipInstall
+
+FAKE_SPEC = ImageSpec(layers=(PipInstall(requirements=("six",)),))
+
+
+class FakeStage:
+    def __init__(self):
+        self.gate = None
+
+    def working(self):
+        return FakeBuilder(), FAKE_SPEC
+
+    def failing(self):
+        return FakeBuilder(fail_at=2, lines=("resolving", "no such package")), FAKE_SPEC
+
+    def gated(self):
+        class Gated(FakeBuilder):
+            async def _build(self, plan, emit):
+                stage.gate = self.gate = asyncio.Event()
+                await super()._build(plan, lambda *event: self._told(emit, event))
+
+            def _told(self, emit, event):
+                emit(*event)
+                if event[0] == 2 and not event[2]:
+                    emit(2, event[1], "waiting")
+
+        stage = self
+        return Gated(), FAKE_SPEC
+
+    def release(self):
+        self.gate.set()
+
+
+class UvStage:
+    """Real uv where it works; a script in its place where it must fail or wait."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.wheels = folder / "wheels"
+        self.fifo = folder / "gate"
+
+    def _spec(self, name):
+        make_wheel(self.wheels, "tinypackage")
+        install = PipInstall(requirements=(name,), find_links=str(self.wheels), extra_options="--no-index")
+        return ImageSpec(layers=(install,))
+
+    def _script(self, text):
+        path = self.folder / "uv"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return UvBuilder(self.folder / "images", uv=str(path), pip_config={})
+
+    def working(self):
+        return UvBuilder(self.folder / "images", pip_config={}), self._spec("tinypackage")
+
+    def failing(self):
+        return self._script("echo resolving; echo no such package >&2; exit 2"), self._spec("tinypackage")
+
+    def gated(self):
+        os.mkfifo(self.fifo)
+        return self._script(f"echo waiting; read line < {self.fifo}; echo done"), self._spec("tinypackage")
+
+    def release(self):
+        self.fifo.write_text("go\n")
+
+
+class TestFake(BuilderContract):
+    @pytest.fixture
+    def stage(self):
+        return FakeStage()
+
+
+class TestUv(BuilderContract):
+    @pytest.fixture
+    def stage(self, tmp_path):
+        return UvStage(tmp_path)
