@@ -19,14 +19,15 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import uvloop
-from measure import percentile
 
 from jitney.drivers.store.sqlite import SqliteStore
 from jitney.ports.store import Result
 from jitney.values import ids
 from jitney.values.calls import CallKind, CallRecord, InputRecord, Output
+from measure import percentile
 
 PAYLOAD = os.urandom(512)
 SUBMITTERS = (1, 16, 64, 256, 1024)
@@ -65,11 +66,10 @@ class Echo(asyncio.Protocol):
     """Sends back what comes, after as much work as reading a small frame takes."""
 
     count = 0
-    transport: asyncio.Transport
+    transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         Echo.count += 1

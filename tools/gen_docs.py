@@ -25,7 +25,14 @@ import msgspec
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 BANNER = "<!-- Written by tools/gen_docs.py: change the code, then run `make docs`. -->\n\n"
-BUILTINS = {"builtins", "typing", "types", "collections.abc"}
+LINE_MAX = 110
+# What a body of two colours gives to its caller, by what it gives to the descriptor.
+COLOURS = (
+    (r"AsyncGenerator\[Callable\[\[\], Iterable\[(.*)\]\], None\]$", r"Iterator[\1]"),
+    (r"AsyncGenerator\[(.*), None\]$", r"Iterator[\1]"),
+    (r"Coroutine\[Any, Any, (.*)\]$", r"\1"),
+    (r"Callable\[\[\], (.*)\]$", r"\1"),
+)
 
 CONFIGURATION = """
 # Configuration
@@ -210,7 +217,9 @@ def sdk_page() -> str:
     for name in sorted(jitney.__all__, key=str.lower):
         thing = getattr(jitney, name)
         if isinstance(thing, type) and issubclass(thing, BaseException):
-            continue  # the page of errors has them
+            same = "" if thing.__name__ == name else f" (`{thing.__name__}`)"
+            parts.append(f"## `{name}`\n\nAn exception{same}: see [errors](errors.md).\n")
+            continue
         if inspect.ismodule(thing) or name.startswith("__"):
             continue
         parts.append(sdk_section(name, thing))
@@ -241,71 +250,82 @@ def public_members(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def unwrapped(value: Any) -> Any:
-    """The function behind a class method, a static method, a property or a descriptor of two colours."""
-    for attribute in ("__wrapped__", "fget", "__func__"):
+    """The function behind a class method, a static method, a property, a mark or a descriptor of two colours."""
+    for attribute in ("__func__", "fget", "_func", "raw"):
         inner = inspect.getattr_static(value, attribute, None)
-        if inner is not None and callable(getattr(value, attribute, None)):
-            return getattr(value, attribute)
+        found = getattr(value, attribute, None) if inner is not None else vars_of(value).get(attribute)
+        if callable(found):
+            return found
     return value
 
 
+def vars_of(value: Any) -> dict[str, Any]:
+    """The attributes of an object, if it has any."""
+    return getattr(value, "__dict__", {})
+
+
 def signature(name: str, value: Any) -> str:
-    """'def name(...)', '@property name', 'class name(...)'."""
+    """'def name(...)', 'name: type' of a property, 'class name(...)'."""
     inner = unwrapped(value)
     if isinstance(value, property):
         kind = inspect.get_annotations(inner).get("return", "")
-        return f"{name}: {plain(kind)}" if kind else name
+        return f"{name}: {annotation_text(kind)}" if kind else name
     try:
         shown = inspect.signature(inner)
     except (TypeError, ValueError):
         return name
-    parameters = [p for p in shown.parameters.values() if p.name not in ("self", "cls")]
-    one_line = str(shown.replace(parameters=parameters))
-    prefix = (
-        "class "
-        if inspect.isclass(value)
-        else "async def "
-        if inspect.iscoroutinefunction(inner) and not _is_dual(value)
-        else "def "
-    )
-    text = plain(f"{prefix}{name}{one_line}")
-    if inspect.isclass(value):
-        text = re.sub(r" -> None$", "", text)
-    if len(text) <= 110:
-        return text
-    rows = []
-    star = False
-    for parameter in parameters:
-        if parameter.kind is parameter.KEYWORD_ONLY and not star:
-            rows.append("    *,")
-        star = star or parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
-        rows.append(f"    {plain(str(parameter))},")
-    back = (
-        ""
-        if inspect.isclass(value) or shown.return_annotation is shown.empty
-        else f" -> {plain(inspect.formatannotation(shown.return_annotation))}"
-    )
-    return plain(f"{prefix}{name}(\n" + "\n".join(rows) + f"\n){back}")
+    texts = parameter_texts([p for p in shown.parameters.values() if p.name not in ("self", "cls")])
+    back = "" if inspect.isclass(value) else answer_text(shown.return_annotation, value is not inner)
+    start = f"{'class' if inspect.isclass(value) else 'def'} {name}("
+    one_line = f"{start}{', '.join(texts)}){back}"
+    if len(one_line) <= LINE_MAX:
+        return one_line
+    return start + "".join(f"\n    {text}," for text in texts) + f"\n){back}"
 
 
-def _is_dual(value: Any) -> bool:
-    return not inspect.isfunction(value) and not isinstance(value, classmethod | staticmethod)
+def parameter_texts(parameters: list[inspect.Parameter]) -> list[str]:
+    """Parameters as written, with `*` where it is needed."""
+    texts: list[str] = []
+    for index, parameter in enumerate(parameters):
+        before = parameters[index - 1] if index else None
+        is_first_keyword = parameter.kind is parameter.KEYWORD_ONLY and (
+            before is None or before.kind not in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
+        )
+        if is_first_keyword:
+            texts.append("*")
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        text = stars + parameter.name
+        has_annotation = parameter.annotation is not parameter.empty
+        if has_annotation:
+            text += f": {annotation_text(parameter.annotation)}"
+        if parameter.default is not parameter.empty:
+            equals = " = " if has_annotation else "="
+            text += f"{equals}{value_text(parameter.default)}"
+        texts.append(text)
+    return texts
 
 
-def plain(text: object) -> str:
-    """Annotations without module paths and quotes, defaults without addresses."""
-    shown = text if isinstance(text, str) else inspect.formatannotation(text)
-    shown = re.sub(r"<(\w+(?:\.\w+)*) object at 0x[0-9a-f]+>", r"\1(...)", shown)
-    shown = re.sub(r"\b(?:jitney|typing|collections|pathlib)(?:\.[a-z_]\w*)*\.(?=[A-Z])", "", shown)
-    return re.sub(r"'([A-Za-z_][\w.\[\], |*]*)'(?=[,)\]\s|]|$)", _unquote_annotation(shown), shown)
+def value_text(value: object) -> str:
+    """A default without addresses."""
+    return re.sub(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-f]+>", "...", repr(value))
 
 
-def _unquote_annotation(whole: str) -> Callable[[re.Match[str]], str]:
-    def unquote(match: re.Match[str]) -> str:
-        before = whole[: match.start()].rstrip()
-        return match[1] if before.endswith((":", "->")) else match[0]
+def answer_text(annotation: object, is_dual: bool) -> str:
+    """' -> type', by what the caller gets."""
+    if annotation is inspect.Signature.empty:
+        return ""
+    text = annotation_text(annotation)
+    for pattern, replacement in COLOURS if is_dual else ():
+        text, count = re.subn(pattern, replacement, text)
+        if count:
+            break
+    return f" -> {text}"
 
-    return unquote
+
+def annotation_text(annotation: object) -> str:
+    """A type without module paths."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", text)
 
 
 def docstring(thing: Any) -> str:

@@ -202,7 +202,13 @@ def test_what_needs_a_root_file_system_says_so_and_names_itself():
 
 @pytest.mark.parametrize(
     "version,error",
-    [("3.8", UnsupportedError), ("2.7", InvalidError), ("3", InvalidError), ("3.13t", InvalidError), ("-h", InvalidError)],
+    [
+        ("3.10", UnsupportedError),
+        ("2.7", InvalidError),
+        ("3", InvalidError),
+        ("3.13t", InvalidError),
+        ("-h", InvalidError),
+    ],
 )
 def test_pythons_that_no_container_can_have(version, error):
     with pytest.raises(error):

@@ -12,7 +12,7 @@ import pytest
 
 from jitney.drivers.builder.uv import UvBuilder, disk
 from jitney.drivers.builder.uv.interpreters import own_interpreter, search_path
-from jitney.drivers.builder.uv.process import Lines
+from jitney.drivers.builder.uv.process import Lines, run
 from jitney.drivers.builder.uv.render import is_disk_full, render_install
 from jitney.drivers.builder.uv.settings import (
     build_environment,
@@ -23,8 +23,6 @@ from jitney.drivers.builder.uv.settings import (
 from jitney.errors import ImageBuildError, StorageFullError, UnsupportedError
 from jitney.testing.wheels import make_wheel
 from jitney.values.images import Env, ImageSpec, PipInstall
-
-WAIT_S = 20
 
 
 def build(builder, spec, events=None):
@@ -57,9 +55,11 @@ def scripted(tmp_path):
 
 
 async def until(holds):
-    async with asyncio.timeout(WAIT_S):
-        while not holds():
-            await asyncio.sleep(0.002)
+    for _ in range(10_000):
+        if holds():
+            return
+        await asyncio.sleep(0.002)  # sleep: a real process does not say how far it is
+    pytest.fail("it did not happen")
 
 
 def is_alive(pid):
@@ -74,20 +74,18 @@ def is_alive(pid):
 
 
 def test_pip_settings_become_uv_settings():
-    text = "\n".join(
-        [
-            ":env:.find-links='/opt/wheels'",
-            "global.cert='/etc/ca.pem'",
-            "global.constraint='/etc/c1.txt /etc/c2.txt'",
-            "global.extra-index-url='\\nfile:///a/simple\\nhttps://b.example/simple'",
-            "global.index-url='https://c.example/simple'",
-            "global.trusted-host='c.example'",
-            "install.index-url='https://d.example/simple'",
-            "freeze.index-url='https://not-for-installing.example'",
-            "a line of another form",
-            "global.broken='",
-        ]
-    )
+    text = r"""
+:env:.find-links='/opt/wheels'
+global.cert='/etc/ca.pem'
+global.constraint='/etc/c1.txt /etc/c2.txt'
+global.extra-index-url='\nfile:///a/simple\nhttps://b.example/simple'
+global.index-url='https://c.example/simple'
+global.trusted-host='c.example'
+install.index-url='https://d.example/simple'
+freeze.index-url='https://not-for-installing.example'
+a line of another form
+global.broken='
+"""
     assert uv_environment(parse_pip_config(text)) == {
         "SSL_CERT_FILE": "/etc/ca.pem",
         "UV_CONSTRAINT": "/etc/c1.txt /etc/c2.txt",
@@ -132,7 +130,9 @@ def test_settings_of_uv_itself_win_over_those_of_pip():
 
 
 def test_our_own_index_wins_over_that_of_pip():
-    env = build_environment({}, {"global.index-url": "https://pip.example"}, {}, link_mode="copy", index_url="https://o")
+    env = build_environment(
+        {}, {"global.index-url": "https://pip.example"}, {}, link_mode="copy", index_url="https://o"
+    )
     assert env["UV_DEFAULT_INDEX"] == "https://o"
 
 
@@ -193,10 +193,12 @@ def test_a_shim_is_never_on_the_search_path(tmp_path):
 def test_what_is_installed_can_be_imported_and_nothing_of_ours(tmp_path, wheels):
     builder = UvBuilder(tmp_path / "images", pip_config={})
     image = build(builder, spec_of(wheels, "tinypackage"))
-    code = "import sys, tinypackage, importlib.util as u; print(tinypackage.ANSWER, u.find_spec('msgspec'), sys.version.split()[0])"
+    code = (
+        "import platform, tinypackage, importlib.util as u; "
+        "print(tinypackage.ANSWER, u.find_spec('msgspec'), platform.python_version())"
+    )
     done = subprocess.run([image.python_path, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["42", "None", image.python_version]
-    assert image.env["PATH"].split(os.pathsep)[0] == str(Path(image.python_path).parent)
     assert image.cloudpickle_version  # that of the SDK
 
 
@@ -235,7 +237,7 @@ def test_a_package_that_does_not_exist_shows_the_step_and_why(tmp_path, wheels):
     with pytest.raises(ImageBuildError) as raised:
         build(UvBuilder(tmp_path / "images", pip_config={}), spec_of(wheels, "no-such-package-anywhere"))
     assert "step 2 of 2 (pip install no-such-package-anywhere) failed" in str(raised.value)
-    assert "no-such-package-anywhere" in str(raised.value).splitlines()[-1]
+    assert "no-such-package-anywhere was not found" in " ".join(str(raised.value).split())
     assert not [*(tmp_path / "images").glob("*/env-*")]
 
 
@@ -287,6 +289,25 @@ def test_no_process_is_left_when_a_build_is_cancelled(tmp_path, scripted, wheels
 
     asyncio.run(cancel())
     assert not [*(tmp_path / "images").glob("*/env-*")]
+
+
+@pytest.mark.parametrize("turns", range(1, 8))
+def test_a_command_that_is_cancelled_while_it_starts_leaves_nothing(tmp_path, turns):
+    script = f"sleep 1000 & echo $! > {tmp_path}/child; wait"
+
+    async def cancel():
+        command = run(["/bin/sh", "-c", script], cwd=tmp_path, env={"PATH": os.defpath}, on_line=lambda _: None)
+        task = asyncio.create_task(command)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    child = tmp_path / "child"
+    if child.exists() and child.read_text().strip():
+        asyncio.run(until(lambda: not is_alive(int(child.read_text()))))
 
 
 def test_a_build_that_takes_too_long_is_ended_with_its_tree(tmp_path, scripted, wheels):

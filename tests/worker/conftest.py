@@ -70,9 +70,7 @@ class LinkServer:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Peer(self), str(self.home.socket())
-        )
+        self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), str(self.home.socket()))
 
     async def close(self) -> None:
         if self._server is not None:

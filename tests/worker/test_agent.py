@@ -73,7 +73,9 @@ def test_a_container_starts_prints_and_ends(staged):
         exited = await stage.server.until(lambda: stage.server.exit_of("c1"))
         assert exited.exit.exit_code == 3
         assert [line.text for line in stage.server.lines("c1")] == ["hello", "bye"]
-        kinds = [type(r).__name__ for r in stage.server.reports if not isinstance(r, workers.BuildLine | workers.BuildEnded)]
+        kinds = [
+            type(r).__name__ for r in stage.server.reports if not isinstance(r, workers.BuildLine | workers.BuildEnded)
+        ]
         assert kinds.index("ContainerLogs") < kinds.index("ContainerExited")
 
     staged(play, FakeRuntime(script=lambda _: Script(output=("hello", "bye"), exit_after_ms=1, exit_code=3)))
@@ -128,14 +130,19 @@ def test_a_slow_template_is_loaded_once_for_all(staged):
 def test_an_import_that_never_ends_is_ended_by_a_stop(staged):
     async def play(stage):
         stage.start("c1")
-        await stage.server.until(lambda: stage.runtime.opened)
+        await loading.wait()
         stage.stop("c1")
         await stage.server.until(lambda: stage.server.exit_of("c1"))
         stage.start("c2")
         await stage.server.until(lambda: stage.server.started("c2"))
 
-    loads = iter([TemplateScript(never_loads=True), TemplateScript()])
-    staged(play, FakeRuntime(template=lambda _: next(loads)))
+    loading, loads = asyncio.Event(), iter([TemplateScript(never_loads=True), TemplateScript()])
+
+    def template(_):
+        loading.set()
+        return next(loads)
+
+    staged(play, FakeRuntime(template=template))
 
 
 def test_an_image_that_is_not_here_is_told(staged):

@@ -62,9 +62,7 @@ def test_the_first_container_waits_for_its_template_and_the_next_one_joins_it(st
         events.RunContainer(launch("c2")),
     ]
     [sent] = state.handle(events.ContainerUp(handle("c2")), 42)
-    assert sent.report == workers.ContainerStarted(
-        container_id="c2", pid=7, phases_ms={"template": 39.0, "fork": 1.5}
-    )
+    assert sent.report == workers.ContainerStarted(container_id="c2", pid=7, phases_ms={"template": 39.0, "fork": 1.5})
 
 
 def test_a_warm_template_starts_at_once(warm):
@@ -287,7 +285,9 @@ def test_each_container_is_answered_exactly_once_whatever_happens(seed):
             asked.add(name)
             feed(start(name, dice.choice([A, B, TemplateSpec(image_id="im-c"), TemplateSpec(image_id="im-d")])))
         elif choice < 0.4 and state.containers:
-            feed(workers.StopContainer(container_id=dice.choice(list(state.containers)), grace_ms=dice.choice([0, 500])))
+            feed(
+                workers.StopContainer(container_id=dice.choice(list(state.containers)), grace_ms=dice.choice([0, 500]))
+            )
         elif choice < 0.5 and up:
             name = dice.choice(list(up))
             del up[name]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def parameters(function: Callable[..., Any], *, skip_self: bool = False) -> list
         InvalidError: a parameter that must be given has no form on a command line.
     """
     signature = inspect.signature(function)
-    hints = _hints(function)
+    hints = types_of(function)
     texts = _documented(inspect.getdoc(function) or "")
     found: list[click.Parameter] = []
     for index, parameter in enumerate(signature.parameters.values()):
@@ -167,13 +168,14 @@ def arguments(
     return tuple(positional), keywords
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def types_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's parameters, those that can be known."""
     try:
         return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):
         # A name that only exists for the type checker: the annotations that can be read still count.
         raw = inspect.get_annotations(function)
-        space = getattr(function, "__globals__", {})
+        space = getattr(function, "__globals__", None) or vars(sys.modules.get(function.__module__, types))
         hints = {}
         for name, annotation in raw.items():
             if isinstance(annotation, str):

@@ -59,9 +59,7 @@ class Encoder:
         except UnpicklableError as error:
             raise self._refused(args, kwargs, error) from error.__cause__
 
-    def _refused(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], error: UnpicklableError
-    ) -> SerializationError:
+    def _refused(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: UnpicklableError) -> SerializationError:
         why = str(error)
         for name, value in [*self._named(args), *kwargs.items()]:
             try:

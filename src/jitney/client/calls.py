@@ -1,4 +1,4 @@
-"""Durable calls: `spawn` and `spawn_map` give a `FunctionCall`, which any process can get the results of, for a week."""
+"""Durable calls: `spawn` and `spawn_map` give a `FunctionCall`, whose results any process can get for a week."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class FunctionCall(Generic[R]):
             )
             if answer.outputs:
                 found = answer.outputs[0]
-                return lambda: results.value_of(session, found)  # type: ignore[no-any-return]
+                return lambda: results.value_of(session, found)
             if answer.inputs_complete and index >= answer.inputs:
                 raise InvalidError(f"call {self._call_id} has {answer.inputs} inputs; there is no index {index}")
             if deadline is not None and time.monotonic() >= deadline:

@@ -28,8 +28,6 @@ R = TypeVar("R")
 class BoundDual(Generic[P, R]):
     """A method in two colours: call it, or await its `.aio`."""
 
-    __slots__ = ("__doc__", "_call")
-
     def __init__(self, call: Callable[P, Coroutine[Any, Any, R]], doc: str | None = None) -> None:
         self._call = call
         self.__doc__ = doc
@@ -45,8 +43,6 @@ class BoundDual(Generic[P, R]):
 class BoundDualIter(Generic[P, R]):
     """A method that gives items, in two colours: iterate over it, or `async for` over its `.aio`."""
 
-    __slots__ = ("__doc__", "_call")
-
     def __init__(self, call: Callable[P, AsyncGenerator[R, None]], doc: str | None = None) -> None:
         self._call = call
         self.__doc__ = doc
@@ -61,8 +57,6 @@ class BoundDualIter(Generic[P, R]):
 
 class BoundLazy(Generic[P, R]):
     """As `BoundDual`, with the last step on the caller's side."""
-
-    __slots__ = ("__doc__", "_call")
 
     def __init__(self, call: Callable[P, Coroutine[Any, Any, Callable[[], R]]], doc: str | None = None) -> None:
         self._call = call
@@ -82,8 +76,6 @@ class BoundLazy(Generic[P, R]):
 
 class BoundLazyIter(Generic[P, R]):
     """As `BoundDualIter`, with the last step of each batch on the caller's side."""
-
-    __slots__ = ("__doc__", "_call")
 
     def __init__(
         self, call: Callable[P, AsyncGenerator[Callable[[], Iterable[R]], None]], doc: str | None = None
@@ -170,9 +162,7 @@ class dual_lazy(Generic[S, P, R]):  # noqa: N801 (a decorator)
 class dual_iter_lazy(Generic[S, P, R]):  # noqa: N801 (a decorator)
     """Descriptor: as `dual_iter`, for a source of functions that each give items on the caller's thread."""
 
-    def __init__(
-        self, func: Callable[Concatenate[S, P], AsyncGenerator[Callable[[], Iterable[R]], None]]
-    ) -> None:
+    def __init__(self, func: Callable[Concatenate[S, P], AsyncGenerator[Callable[[], Iterable[R]], None]]) -> None:
         self._func = func
         self.__doc__ = func.__doc__
 

@@ -61,7 +61,9 @@ def _start(home: Home) -> None:
             server.returncode = 0
             return
         if code:
-            raise _failed(home, from_byte, f"it ended with exit code {code}" if code > 0 else f"signal {-code} ended it")
+            raise _failed(
+                home, from_byte, f"it ended with exit code {code}" if code > 0 else f"signal {-code} ended it"
+            )
         time.sleep(POLL_S)
     raise _failed(home, from_byte, f"it did not answer within {START_S_MAX:.0f} s")
 
@@ -77,7 +79,7 @@ def _failed(home: Home, from_byte: int, why: str) -> ConnectionError:
     said = f", having written:\n{lines}" if lines else ", and wrote nothing"
     return ConnectionError(
         f"no Jitney server runs in {home.root}, and one could not be started: {why}{said}",
-        hint=f"`jitney doctor` checks this machine; `jitney up` runs the server in front of you; its log is {home.server_log}",
+        hint=f"`jitney doctor` checks this machine; `jitney up` runs the server here; its log is {home.server_log}",
     )
 
 

@@ -43,9 +43,12 @@ class Feed:
     @property
     def has_room(self) -> bool:
         """Whether another input may be made now."""
-        return (
-            len(self._buffer) < INPUTS_AHEAD_MAX and self._made_bytes - self._taken_bytes < INPUT_BYTES_AHEAD_MAX
-        )
+        return len(self._buffer) < INPUTS_AHEAD_MAX and self._made_bytes - self._taken_bytes < INPUT_BYTES_AHEAD_MAX
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the producer waits to be woken."""
+        return self._full
 
     def waits(self) -> bool:
         """Say that the producer waits; True if it has to: `wake_producer` follows."""
@@ -154,7 +157,7 @@ async def produce(feed: Feed, payloads: AsyncIterator[bytes]) -> None:
             feed.put(payload)
             while not feed.has_room and feed.waits():
                 again.clear()
-                if not feed.has_room and not feed.stopped:
+                if feed.is_waiting:  # not woken in between
                     await again.wait()
             if feed.stopped:
                 break

@@ -74,14 +74,27 @@ async def _get(session: Session, app: str, name: str) -> Target:
 
 
 class Named(Handle):
-    """A function of a deployed app."""
+    """A function of a deployed app; with the name '', of the app whose container this is."""
 
     def __init__(self, app_name: str, name: str) -> None:
         super().__init__(name)
         self.app_name = app_name
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Named, (self.app_name, self.name))
+
     async def _look_up(self) -> Target:
-        return await _get(sessions.current(), self.app_name, self.name)
+        return await _get(sessions.current(), self.app_name or _own_app(self.name), self.name)
+
+
+def _own_app(name: str) -> str:
+    if state.config is None:
+        raise InvalidError(
+            f"{name!r} cannot be called remotely: its app does not run",
+            hint="use `with app.run():`, or `jitney run FILE`; once deployed, "
+            f"`jitney.Function.from_name(APP, {name!r})` finds it",
+        )
+    return str(state.config["app_id"])
 
 
 class OfApp(Handle):
@@ -95,19 +108,16 @@ class OfApp(Handle):
         # Not kept here: each run of the app has ids of its own.
         return self.app.target(self.name) if state.config is None else self._target
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Named, ("", self.name))
+
     async def _look_up(self) -> Target:
-        if state.config is None:
-            raise InvalidError(
-                f"{self.name!r} cannot be called remotely: its app does not run",
-                hint="use `with app.run():`, or `jitney run FILE`; once deployed, "
-                f"`jitney.Function.from_name(APP, {self.name!r})` finds it",
-            )
-        session = sessions.current()
         try:
-            return await _get(session, str(state.config["app_id"]), self.name)
+            return await _get(sessions.current(), _own_app(self.name), self.name)
         except NotFoundError as error:
             raise NotFoundError(
-                error.message, hint="a container reaches its own app so; for another use `Function.from_name(app, name)`"
+                error.message,
+                hint="a container reaches its own app so; for another use `Function.from_name(app, name)`",
             ) from None
 
 
@@ -120,6 +130,9 @@ class Bound(Handle):
         self.parent = parent
         self.overrides = overrides
         self._of: Target | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Bound, (self.parent, self.overrides))
 
     def known(self) -> Target | None:
         of = self._of

@@ -32,9 +32,7 @@ class _One:
             self.link.send(self.message)
 
     def opening(self) -> Message:
-        return OpenCall(
-            self.message.call_id, self.message.function_id, self.message.method, self.message.kind
-        )
+        return OpenCall(self.message.call_id, self.message.function_id, self.message.method, self.message.kind)
 
     def on_connected(self) -> None:
         self.send()

@@ -163,7 +163,9 @@ class _BatchedDecorator:
         self._found = options.batching(max_batch_size, wait_ms)
 
     @overload
-    def __call__(self, f: Callable[[list[A]], Coroutine[Any, Any, list[R]]]) -> Callable[[A], Coroutine[Any, Any, R]]: ...
+    def __call__(
+        self, f: Callable[[list[A]], Coroutine[Any, Any, list[R]]]
+    ) -> Callable[[A], Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(self, f: Callable[[list[A]], list[R]]) -> Callable[[A], R]: ...
     @overload

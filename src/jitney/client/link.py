@@ -233,7 +233,9 @@ class Link:
         for call_id in call_ids:
             self.send(self._calls[call_id].opening())
         fence = next(self._ids)
-        pending = _Pending(SERVER_STATUS, codec.encode_frame(messages.Request(fence, SERVER_STATUS.name, b"\x80")), False)
+        pending = _Pending(
+            SERVER_STATUS, codec.encode_frame(messages.Request(fence, SERVER_STATUS.name, b"\x80")), False
+        )
         self._pending[fence] = pending
 
         def reached(answer: asyncio.Future[bytes]) -> None:

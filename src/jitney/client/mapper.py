@@ -113,7 +113,12 @@ class _Map:
 
 
 async def run(
-    target: Target, method: str, call_id: str, make_feed: Callable[[asyncio.Event], Feed], consumed: Consumed, ordered: bool
+    target: Target,
+    method: str,
+    call_id: str,
+    make_feed: Callable[[asyncio.Event], Feed],
+    consumed: Consumed,
+    ordered: bool,
 ) -> AsyncGenerator[list[Output], None]:
     """Batches of outputs of a map. Closing it cancels what is under way.
 

@@ -53,9 +53,7 @@ class MapState:
         """How many new inputs may be added, when the reader has taken `consumed` results."""
         if self.ended or self._parked:
             return 0
-        return max(
-            0, min(self._outstanding_max - len(self._awaited), self._ahead_max - (self.made - consumed))
-        )
+        return max(0, min(self._outstanding_max - len(self._awaited), self._ahead_max - (self.made - consumed)))
 
     def is_ahead(self, consumed: int) -> bool:
         """Whether new inputs wait for the reader to take results."""
@@ -76,7 +74,8 @@ class MapState:
     def frame(self) -> tuple[int, list[bytes]] | None:
         """(first index, payloads) of the next frame to send; None when all is sent."""
         unsent, awaited = self._unsent, self._awaited
-        first, size, payloads = -1, 0, []
+        first, size = -1, 0
+        payloads: list[bytes] = []
         while unsent:
             index = unsent[0]
             payload = awaited.get(index)

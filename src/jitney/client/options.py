@@ -117,6 +117,8 @@ class VariantOptions(_Variable, _Unsupported, total=False):
     """Keywords of `.with_options`."""
 
 
+NO_RESOURCES = Resources()
+
 DEFAULTS: dict[str, Any] = {
     "timeout": 300,
     "scaledown_window": None,
@@ -135,7 +137,7 @@ REASONS = {
     "routing_region": "it runs on this machine",
     "nonpreemptible": "its containers are not preempted",
     "proxy": "containers use the machine's network",
-    "enable_memory_snapshot": "containers are forked from a process that has imported the module: put slow imports there",
+    "enable_memory_snapshot": "put slow imports at the top of the module: containers are forked from it",
     "block_network": "containers use the machine's network",
     "restrict_modal_access": "a container can call functions of its own app",
     "i6pn": "containers use the machine's network",
@@ -203,8 +205,8 @@ def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping
     )
 
 
-def overrides(options: Mapping[str, Any], base: Resources = Resources()) -> Overrides:
-    """The keywords of `.with_options` as values; what is not given stays as declared, which for cpu and memory is `base`.
+def overrides(options: Mapping[str, Any], base: Resources = NO_RESOURCES) -> Overrides:
+    """The keywords of `.with_options` as values. What is not given stays as declared: `base`, for cpu and memory.
 
     Raises:
         InvalidError, UnsupportedError: as `declared`.
@@ -252,7 +254,12 @@ def described(kind: type[Any]) -> Callable[[Callable[..., Any]], Any]:
             if parameter.kind is not parameter.VAR_KEYWORD
         ]
         options = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=annotation)
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=DEFAULTS.get(name),
+                annotation=getattr(annotation, "__forward_arg__", annotation),
+            )
             for name, annotation in kind.__annotations__.items()
             if name not in REASONS
         ]
@@ -306,8 +313,10 @@ def _window(seconds: float | None) -> int | None:
     return None if seconds is None else _ms("scaledown_window", seconds)
 
 
-def _name(name: object) -> str | None:
-    if name is not None and (not isinstance(name, str) or not name):
+def _name(name: Any) -> str | None:
+    if name is None:
+        return None
+    if not (isinstance(name, str) and name):
         raise InvalidError(f"name must be a text that is not empty, not {name!r}")
     return name
 
@@ -321,12 +330,12 @@ def _retries(retries: int | Retries | None) -> RetryPolicy | None:
     return RetryPolicy(max_retries=retries)
 
 
-def _env(env: Mapping[str, str | None] | None) -> dict[str, str] | None:
+def _env(env: Mapping[Any, Any] | None) -> dict[str, str] | None:
     """Variables of the containers; those that are None are left out."""
     if env is None:
         return None
     for name, value in env.items():
-        if not isinstance(name, str) or not (value is None or isinstance(value, str)):
+        if not (isinstance(name, str) and isinstance(value, str | None)):
             raise InvalidError(f"env must map texts to texts, and {name!r} is {value!r}")
     return {name: value for name, value in env.items() if value is not None}
 
@@ -340,7 +349,7 @@ def _image(image: Any) -> Image | None:
 def _resources(
     cpu: float | tuple[float, float] | None,
     memory: int | tuple[int, int] | None,
-    base: Resources = Resources(),
+    base: Resources = NO_RESOURCES,
 ) -> Resources | None:
     if cpu is None and memory is None:
         return None

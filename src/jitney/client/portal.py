@@ -125,11 +125,14 @@ class Portal:
             tasks.append(loop.create_task(coro))
             tasks[0].add_done_callback(ended.put)
 
+        def cancel() -> None:
+            tasks[0].cancel()
+
         loop.call_soon_threadsafe(start)
         try:
             task = ended.get()
         except BaseException:
-            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            loop.call_soon_threadsafe(cancel)
             raise
         try:
             return task.result()

@@ -155,9 +155,9 @@ def _logical_lines(path: Path) -> list[tuple[int, str]]:
         start = start if pending else number
         line = re.sub(r"(^|\s+)#.*$", "", line)
         if line.endswith("\\"):
-            pending += line[:-1].rstrip() + " "
+            pending += line[:-1].strip() + " "
             continue
-        whole, pending = (pending + line).strip(), ""
+        whole, pending = (pending + line.strip()).strip(), ""
         if whole:
             found.append((start, whole))
     if pending.strip():

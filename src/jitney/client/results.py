@@ -99,7 +99,9 @@ def failure_of(output: Output) -> BaseException:
         try:
             code = STATUS_CODE[Status(output.status)]
         except (ValueError, KeyError):
-            return InternalError(f"the server sent an output of status {output.status}, which this version does not know")
+            return InternalError(
+                f"the server sent an output of status {output.status}, which this version does not know"
+            )
         error = from_code(code, failed.message if failed else _PLAIN.get(code, code))
         if isinstance(error, CancelledError):
             return error

@@ -16,10 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from jitney.compose import folder
+from jitney.compose import folder, registry
 from jitney.compose.config import ENV_PREFIX, WHERE, Config, Problem, fields, near
 from jitney.wire.home import Home
 
@@ -257,8 +258,17 @@ def uv(home: Home, config: Config) -> Finding:
     path = _find_uv()
     if path is None:
         return _error("uv", "uv is not found", "images are built with it", fix=f"{sys.executable} -m pip install uv")
-    index = config.worker.index_url or os.environ.get("UV_INDEX_URL") or os.environ.get("UV_DEFAULT_INDEX")
-    return _ok("uv", f"{path}, packages from {_without_secret(index) if index else 'its own default'}")
+    indexes = registry.package_indexes(config.worker)
+    text = f"{path}, packages from {', '.join(map(_without_secret, indexes)) or 'its own default'}"
+    problems = [problem for problem in map(_unreachable, indexes) if problem]
+    if problems:
+        return _warning(
+            "uv",
+            text,
+            "\n".join(problems),
+            fix="`jitney config set index_url URL` names another; cached images still work",
+        )
+    return _ok("uv", text)
 
 
 def shared_memory(home: Home, config: Config) -> Finding:
@@ -284,12 +294,18 @@ def shared_memory(home: Home, config: Config) -> Finding:
 
 
 def runtime(home: Home, config: Config) -> Finding:
-    """How strong the walls around containers are."""
-    return _ok(
-        "runtime",
-        f"tier in force: {config.worker.runtime}",
-        "containers are processes of your own user, with no wall between: run only code that you trust",
+    """How strong the walls around containers are, and which limits hold."""
+    can = registry.runtime(home, config.worker).capabilities()
+    text = (
+        f"tier in force: {can.name}; memory limits {_held(can.memory_limit)}, process limits {_held(can.process_limit)}"
     )
+    if can.isolation:
+        return _ok("runtime", text)
+    return _ok("runtime", text, "there is no wall between containers and your files: run only code that you trust")
+
+
+def _held(is_enforced: bool) -> str:
+    return "are enforced" if is_enforced else "are not enforced"
 
 
 def limits(home: Home, config: Config) -> Finding:
@@ -353,13 +369,9 @@ def leftovers(home: Home, config: Config) -> Finding:
 
 def store(home: Home, config: Config) -> Finding:
     """Whether the store is whole, and of this version."""
-    from jitney.compose.storage import inspect
-
-    if config.server.store != "sqlite":
-        return _ok("store", f"{config.server.store}: nothing on disk")
     if not home.store.exists():
         return _ok("store", "none yet (made by the first run)")
-    what, problem = inspect(config.server.store, home)
+    what, problem = registry.inspect_store(home, config.server)
     if not problem:
         return _ok("store", what)
     return _error(
@@ -399,6 +411,24 @@ def _ours(home: Home) -> list[Path]:
 def _find_uv() -> str | None:
     beside = Path(sys.executable).parent / "uv"
     return str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
+
+
+def _unreachable(index: str) -> str:
+    """Why a package index cannot be reached; '' when it answers to a connection."""
+    url = urlsplit(index)
+    if url.scheme == "file":
+        return "" if Path(unquote(url.path)).exists() else f"{url.path} does not exist"
+    if not url.hostname:
+        return f"{_without_secret(index)} is no address"
+    if any(name.lower() in ("all_proxy", f"{url.scheme}_proxy") for name in os.environ):
+        return ""  # the proxy decides
+    try:
+        with socket.create_connection(
+            (url.hostname, url.port or (443 if url.scheme == "https" else 80)), CONNECT_TIMEOUT_S
+        ):
+            return ""
+    except OSError as error:
+        return f"{url.hostname} cannot be reached: {error}"
 
 
 def _without_secret(url: str) -> str:

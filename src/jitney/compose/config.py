@@ -55,10 +55,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 600_000
     store: Annotated[
         str,
-        Meta(
-            description="Driver of the store of apps, calls and results: `sqlite`, or `memory` "
-            "(forgets all at its end)."
-        ),
+        Meta(description="Driver of the store of apps, calls and results: `sqlite`, one file in the server's folder."),
     ] = "sqlite"
 
 

@@ -6,7 +6,7 @@ A driver is imported when it is used, not before. Nothing else in Jitney names o
 from __future__ import annotations
 
 import importlib
-import inspect
+import os
 from typing import TYPE_CHECKING, Any
 
 from jitney.errors import InvalidError
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 # port -> name -> "module:factory"
 DRIVERS: dict[str, dict[str, str]] = {
-    "store": {
-        "sqlite": "jitney.drivers.store.sqlite:open_store",
-        "memory": "jitney.drivers.store.memory:MemoryStore",
-    },
+    "store": {"sqlite": "jitney.drivers.store.sqlite:SqliteStore"},
     "sources": {"folder": "jitney.drivers.sources.folder:FolderSources"},
     "logs": {"files": "jitney.drivers.logs.files:FileLogs"},
     "runtime": {"process": "jitney.drivers.runtime.process:ProcessRuntime"},
@@ -51,11 +48,17 @@ def factory(port: str, name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-async def store(home: Home, config: ServerConfig) -> Store:
+def store(home: Home, config: ServerConfig) -> Store:
     """The store of apps, calls and results."""
-    made = factory("store", config.store)(*([home.store] if config.store == "sqlite" else []))
-    opened: Store = await made if inspect.isawaitable(made) else made
-    return opened
+    made: Store = factory("store", config.store)(home.store)
+    return made
+
+
+def inspect_store(home: Home, config: ServerConfig) -> tuple[str, str]:
+    """(what the store is, what is wrong with it or ''), while it may be in use."""
+    module = DRIVERS["store"][config.store].partition(":")[0]
+    found: tuple[str, str] = importlib.import_module(module).inspect(home.store)
+    return found
 
 
 def sources(home: Home) -> SourceStore:
@@ -80,3 +83,20 @@ def builder(home: Home, config: WorkerConfig) -> ImageBuilder:
     """What builds images."""
     made: ImageBuilder = factory("builder", config.builder)(home.images, index_url=config.index_url)
     return made
+
+
+def package_indexes(config: WorkerConfig) -> list[str]:
+    """The package indexes that images are built from; [] for the builder's own default."""
+    import subprocess
+    import sys
+
+    from jitney.drivers.builder.uv.settings import build_environment, parse_pip_config
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, timeout=10
+    )
+    settings = build_environment(
+        os.environ, parse_pip_config(done.stdout), {}, link_mode="copy", index_url=config.index_url
+    )
+    urls = [settings.get("UV_DEFAULT_INDEX", ""), *settings.get("UV_INDEX", "").split()]
+    return [url for url in urls if url]

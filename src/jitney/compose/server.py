@@ -68,12 +68,17 @@ class Worker:
             self.start()
         return ""
 
-    async def end(self) -> None:
-        """Wait for its end, then insist."""
+    def give_up(self) -> None:
+        """Tell one that we started to end, for a server that did not come to life."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    async def end(self, *, is_told: bool) -> None:
+        """Wait for its end, then insist. `is_told`: the server has asked it to end."""
         import asyncio
         import signal
 
-        for signum in (None, signal.SIGTERM, signal.SIGKILL):
+        for signum in (*((None,) if is_told else ()), signal.SIGTERM, signal.SIGKILL):
             pid = self._lock.holder()
             if pid and signum is not None:
                 os.kill(pid, signum)
@@ -93,8 +98,8 @@ def run(home: Home, config: Config, *, background: bool, stay: bool = True) -> N
         InvalidError: the folder cannot be used.
     """
     lock = folder.claim(home)
+    worker = Worker(home)
     try:
-        worker = Worker(home)
         worker.start()
         import asyncio
 
@@ -102,6 +107,9 @@ def run(home: Home, config: Config, *, background: bool, stay: bool = True) -> N
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(home, config, worker, background=background, stay=stay))
+    except BaseException:
+        worker.give_up()
+        raise
     finally:
         folder.retract(home)
         lock.release()
@@ -120,7 +128,7 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
     server = Server(
         home=home,
         secret=home.read_token(),
-        store=await registry.store(home, config.server),
+        store=registry.store(home, config.server),
         sources=registry.sources(home),
         logs=registry.logs(home),
         options=ServerOptions(
@@ -137,14 +145,16 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
         tasks.append(asyncio.create_task(announce_http(home, ready, background)))
         tasks.append(asyncio.create_task(keep(worker)))
 
+    is_told = False
     try:
         await server.run(on_ready)
+        is_told = True
     finally:
         for task in tasks:
             task.cancel()
         folder.retract(home)
-    if not server.keeps_containers:
-        await worker.end()
+        if not server._keep_containers:
+            await worker.end(is_told=is_told)
 
 
 def announce(home: Home, server: Server) -> None:
@@ -169,7 +179,7 @@ async def announce_http(home: Home, server: Server, background: bool) -> None:
     """Once the HTTP side is up, or will not be, say so."""
     import asyncio
 
-    while not (server.http_address or server.http_problem):
+    while not (server.http_address or server.http_problem):  # noqa: ASYNC110 (the server has no event for it)
         await asyncio.sleep(LOOK_S)
     announce(home, server)
     if not background:

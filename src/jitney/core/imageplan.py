@@ -30,7 +30,8 @@ REQUIREMENT_CHARS_MAX = 32 * 1024  # locked files carry some dozens of hashes in
 OPTIONS_CHARS_MAX = 8 * 1024
 VARIABLES_MAX = 1_000
 TITLE_CHARS_MAX = 100
-PYTHON_MINOR_MIN = 9  # the runner is written for 3.9
+# The module that defines a function imports the SDK, which needs this; pickled code needs its caller's own version.
+PYTHON_MINOR_MIN = 11
 SPEC_VARIABLE = "JITNEY_IMAGE_DIGEST"  # in the environment of containers: `spec_digest` of the image they have
 
 NEEDS_ROOT = "it needs a container runtime with a root file system; the process runtime makes Python environments only"
@@ -240,7 +241,7 @@ def _check_python(version: str) -> None:
     if not found:
         raise InvalidError(f"python_version {version[:40]!r} is not of the form '3.12'", hint="give it as a string")
     if int(found[1]) < PYTHON_MINOR_MIN:
-        raise UnsupportedError(f"Python {version} is too old", hint=f"containers need 3.{PYTHON_MINOR_MIN} or later")
+        raise UnsupportedError(f"Python {version} is too old", hint=f"functions need 3.{PYTHON_MINOR_MIN} or later")
 
 
 def _check_install(layer: PipInstall) -> None:

@@ -58,7 +58,7 @@ class Result(NamedTuple):
     at_ms: int
 
 
-class Failure(NamedTuple):
+class Failure(msgspec.Struct, frozen=True):
     """The failures of one durable input so far."""
 
     call_id: str

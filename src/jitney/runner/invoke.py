@@ -1,4 +1,4 @@
-"""One invocation of synchronous user code, from payload to result: what the main thread and the threads of a pool share.
+"""One invocation of synchronous user code, from payload to result: what the main thread and a pool's threads share.
 
 User code runs between `gate.open` and `gate.close`. Only there may it be interrupted: outside, the same exception would
 tear the runner's own state. What escapes user code, of whatever class (SystemExit and KeyboardInterrupt included), is
@@ -64,9 +64,7 @@ class Values:
         """A result, or a yielded item."""
         try:
             if not work.durable:
-                return payload.encode(
-                    value, pool=self.pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX
-                )
+                return payload.encode(value, pool=self.pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
             return payload.encode(
                 value,
                 pool=None,
@@ -86,6 +84,7 @@ class Invoker:
         self.methods = methods
         self.values = values
         self.outbox = outbox
+        self.fork_guard: Callable[[], None] = _nothing  # ends a process that user code forked and that came back
 
     def method(self, work: Work) -> Method:
         """What to call for it.
@@ -116,6 +115,7 @@ class Invoker:
                 value = method.function(*args, **kwargs)
             finally:
                 gate.close()
+                self.fork_guard()
             if method.is_generator:
                 data = self._drive(work, value, gate)
             else:
@@ -153,25 +153,15 @@ class Invoker:
                     return END_OF_ITEMS
                 finally:
                     gate.close()
+                    self.fork_guard()
                 outbox.item(stream, encode(value, work, work.index))
                 if stream.yielded >= ITEMS_AHEAD:
                     outbox.flush_stream(stream)
-                    self._wait_for_credit(work, stream, iterator, gate)
+                    while stream.yielded >= ITEMS_AHEAD + self.credit_of(work):
+                        gate.wait_for_credit(work)
         finally:
             outbox.flush_stream(stream)
             close_quietly(iterator)
-
-    def _wait_for_credit(self, work: Work, stream: Stream, iterator: Iterator[Any], gate: Gate) -> None:
-        credit = self.credit_of
-        try:
-            while stream.yielded >= ITEMS_AHEAD + credit(work):
-                gate.wait_for_credit(work)
-        except state.InputCancellation as cancellation:
-            # Raised where the generator stands, so that its `finally` runs; if it yields all the same, it is closed.
-            throw = getattr(iterator, "throw", None)
-            if throw is not None:
-                throw(cancellation)
-            raise
 
     credit_of: Callable[[Work], int] = staticmethod(lambda work: 0)
     """Items granted to the generator of a work beyond ITEMS_AHEAD; set by the executor."""
@@ -187,6 +177,7 @@ class Invoker:
             value = method.function(*args, **kwargs) if batch.items else []
         finally:
             gate.close()
+            self.fork_guard()
         return batch.split(value, method)
 
 
@@ -253,7 +244,7 @@ class Batch:
                 f"the batched function {what!r} returned {len(value)} values for {len(self.items)} inputs: "
                 "it must return one for each, in the same order"
             )
-        for item, one in zip(self.items, value):
+        for item, one in zip(self.items, value):  # noqa: B905 (`strict` is of Python 3.10)
             try:
                 data = self.values.encode(one, self.work, item.index)
             except payload.PayloadError as error:
@@ -265,6 +256,10 @@ class Batch:
     def _fail(self, item: Any, error: Exception) -> None:
         took = monotonic_ns() - self.started
         self.results.append(Result(item.token, FAILURE, took, payload.encode_failure(error)))
+
+
+def _nothing() -> None:
+    pass
 
 
 def close_quietly(iterator: Any) -> None:

@@ -240,8 +240,6 @@ def _end(connection: Connection) -> None:
         pass
 
 
-
-
 def close_in_child(link: Link) -> None:
     """In a fork of this process: let go of the link without ending it for the parent."""
     connection = link.connection

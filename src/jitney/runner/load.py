@@ -140,7 +140,7 @@ def _parameters(encoded: str) -> dict[str, Any]:
 def _instantiate(user_class: type, arguments: dict[str, Any]) -> Any:
     if user_class.__init__ is not object.__init__:  # type: ignore[misc]
         return user_class(**arguments)
-    instance = object.__new__(user_class)
+    instance: Any = object.__new__(user_class)
     markers = parameter_markers(user_class)
     unknown = sorted(set(arguments) - set(markers))
     if unknown:

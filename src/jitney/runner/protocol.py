@@ -54,7 +54,7 @@ class RunInput(NamedTuple):
     """One input handed to a runner. `attempt` counts from 1."""
 
     token: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     attempt: int
     payload: bytes
 

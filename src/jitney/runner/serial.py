@@ -1,22 +1,23 @@
 """One input at a time on the main thread, and nothing between the link and the user's function.
 
-While user code runs nobody reads the link. To be heard then, the server has SIGURG sent to the process: its handler runs
-on the main thread between two bytecodes, or out of a blocking call, reads what has come, and raises InputCancellation
-into the user's code if that input is cancelled. SIGTERM raises it too, and ends the container.
+While user code runs nobody reads the link. To be heard then, the server has SIGURG sent to the process: its handler
+runs on the main thread between two bytecodes, or out of a blocking call, reads what has come, and raises
+InputCancellation into the user's code if that input is cancelled. SIGTERM raises it too, and ends the container.
 
-Both handlers act only at places that are named by a flag: `_in_user` (user code) and `_in_receive` (waiting for frames).
+Both handlers act only at places that are named by a flag: `_in_user` (user code), `_in_receive` (waiting for frames).
 Anywhere else they leave a note, which is looked at where the flag goes up.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
 from jitney.runner import protocol
+from jitney.runner.failures import format_traceback
 from jitney.runner.inbox import Inbox, Work
 from jitney.runner.invoke import Abandoned, Invoker, note
 from jitney.runner.link import Link, LinkLost, rejection
@@ -29,6 +30,14 @@ LOOK_AFTER_NS = 1_000_000  # after work that took longer, look at the link befor
 
 class Terminated(Exception):
     """SIGTERM came while the runner waited for work."""
+
+
+def run_exit_hook(hook: Callable[[], Any]) -> None:
+    """Run an @exit method; what it raises is shown, and keeps nothing else from ending."""
+    try:
+        hook()
+    except BaseException as error:
+        note(f"an @exit method failed:\n{format_traceback(error)}".rstrip())
 
 
 class SerialExecutor:
@@ -47,10 +56,8 @@ class SerialExecutor:
         self._in_receive = False
         self._look = False  # SIGURG came
         self._looked_at_ns = 0
-        self._is_child = False
         signal.signal(signal.SIGURG, self._on_urgent)
         signal.signal(signal.SIGTERM, self._on_terminate)
-        os.register_at_fork(after_in_child=self._after_fork)
 
     # ------------------------------------------------------------------ the loop
 
@@ -58,7 +65,7 @@ class SerialExecutor:
         """Run the @enter, or the @exit, methods. SIGTERM interrupts the former only."""
         for hook in loaded.enter if entering else loaded.exit:
             if not entering:
-                hook()
+                run_exit_hook(hook)
                 continue
             try:
                 self._in_user = True
@@ -77,7 +84,7 @@ class SerialExecutor:
         inbox, outbox = self.inbox, self.outbox
         try:
             while True:
-                if inbox.waiting:
+                if inbox.waiting and not self.is_stopping:
                     if self._look:
                         self._drain()
                         continue
@@ -105,8 +112,6 @@ class SerialExecutor:
             results = []
         finally:
             self._work = None
-        if self._is_child:
-            leave_child()
         inbox.finish(work)
         try:
             sys.stdout.flush()  # what the input printed without a newline
@@ -160,8 +165,6 @@ class SerialExecutor:
     def close(self) -> None:
         """See invoke.Gate."""
         self._in_user = False
-        if self._is_child:
-            leave_child()
 
     def wait_for_credit(self, work: Work) -> None:
         """See invoke.Gate."""
@@ -197,8 +200,6 @@ class SerialExecutor:
         Raises:
             InputCancellation: into the user's code.
         """
-        if self._is_child:
-            return
         if self.is_stopping:
             raise InputCancellation("the container is ending")
         self._drain()
@@ -206,18 +207,3 @@ class SerialExecutor:
         if work is not None and self.inbox.is_cancelled(work):
             self.inbox.cancelled.difference_update(work.tokens)  # once: code that catches it may go on
             raise InputCancellation("the call was cancelled")
-
-    def _after_fork(self) -> None:
-        """In a process that user code forked: none of this is its own."""
-        self._is_child = True
-        for number in (signal.SIGURG, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-
-
-def leave_child() -> None:
-    """End a process that user code forked and that came back into the runner."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(0)

@@ -8,8 +8,9 @@ A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one
 
     worker -> template
       load      {"source": folder or "", "module": name or "", "main_module": bool, "sys_path": [...]}
-      fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder, "rlimits": {"NOFILE": [soft, hard]}}
-                with two descriptors in SCM_RIGHTS on its first byte: the container's stdout and stderr
+      fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder,
+                 "rlimits": {"NOFILE": [soft, hard]}}, with two descriptors in SCM_RIGHTS on its first
+                byte: the container's stdout and stderr
     template -> worker
       loaded       {"pid", "python_version", "cloudpickle_version" ("" = none), "ms", "threads", "native_threads"}
       load_failed  {"failure": base64 of a failure payload}; the template exits 1 after it
@@ -21,7 +22,8 @@ A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one
 ever open: then start the container cold, by `python -m jitney.runner.cold FD`. It speaks the same protocol, takes one
 fork, becomes that container itself in the process that the worker started, and closes its end; there is no `exited`.
 
-When the worker's end closes, the template ends its containers (SIGTERM, then SIGKILL after GRACE_S) and itself.
+When the worker's end closes, the template ends its containers (SIGTERM, then SIGKILL after GRACE_S) and itself. A
+template that is killed leaves its containers running.
 """
 
 from __future__ import annotations

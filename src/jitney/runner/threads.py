@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from time import monotonic, monotonic_ns
 from typing import Any
 
 from jitney.runner import protocol
@@ -20,10 +21,12 @@ from jitney.runner.link import Link, LinkLost, rejection
 from jitney.runner.load import Loaded
 from jitney.runner.outbox import Outbox
 from jitney.runner.protocol import Result
-from jitney.runner.serial import Terminated
+from jitney.runner.serial import Terminated, run_exit_hook
 from jitney.runner.state import InputCancellation
 
 LOOK_EVERY_S = 0.05  # at the link, while the last inputs finish
+
+LEAVE_AFTER_S = 5.0  # how long SIGTERM waits for threads that do not hear it
 
 
 class Slot:
@@ -141,15 +144,12 @@ class Lane:
             self._done(work, results)
 
     def _perform(self, work: Work, slot: Slot) -> list[Result]:
-        while True:
-            try:
-                return self._invoker.perform(work, slot)
-            except Abandoned:
-                return []
-            except InputCancellation as late:  # between two lines of ours: it has done its duty all the same
-                if self.is_stopping:
-                    return []
-                return self._invoker.failures(work, late, False, 0)
+        try:
+            return self._invoker.perform(work, slot)
+        except Abandoned:
+            return []
+        except InputCancellation as late:  # between two lines of ours: it has done its duty all the same
+            return [] if slot.is_stopping else self._invoker.failures(work, late, False, monotonic_ns())
 
 
 class ThreadsExecutor:
@@ -175,9 +175,12 @@ class ThreadsExecutor:
     def run_hooks(self, loaded: Loaded, *, entering: bool) -> None:
         """Run the @enter, or the @exit, methods, on the main thread."""
         for hook in loaded.enter if entering else loaded.exit:
-            self._in_user = entering
+            if not entering:
+                run_exit_hook(hook)
+                continue
+            self._in_user = True
             try:
-                if entering and self.is_stopping:
+                if self.is_stopping:
                     raise InputCancellation("the container is ending")
                 hook()
             finally:
@@ -191,26 +194,28 @@ class ThreadsExecutor:
         """
         try:
             while not self.inbox.stopping and not self.is_stopping:
-                self._in_receive = True
-                try:
-                    if self.is_stopping:
-                        break
-                    frames = self.link.receive()
-                finally:
-                    self._in_receive = False
-                self._take(frames)
+                self._take(self._receive())
         except Terminated:
             pass
         if self.inbox.rejected is not None:
             raise LinkLost(rejection(self.inbox.rejected))
         self._finish()
 
+    def _receive(self) -> list[tuple[int, bytes]]:
+        self._in_receive = True
+        try:
+            if self.is_stopping:
+                raise Terminated
+            return self.link.receive()
+        finally:
+            self._in_receive = False
+
     def _finish(self) -> None:
-        """Until nothing runs; with SIGTERM it is told to end first."""
-        told = False
+        """Until nothing runs. With SIGTERM it is told to end, and left behind if it does not."""
+        leave_at = 0.0
         while True:
-            if self.is_stopping and not told:
-                told = True
+            if self.is_stopping and not leave_at:
+                leave_at = monotonic() + LEAVE_AFTER_S
                 with self._lock:
                     frame = self.inbox.stop()
                 self._answer(frame)
@@ -219,6 +224,9 @@ class ThreadsExecutor:
                 if self._active == 0:
                     break
                 self._free.wait(LOOK_EVERY_S)
+            if leave_at and monotonic() > leave_at:
+                note(f"{self._active} inputs do not end: leaving them behind")
+                break
             self._take(self.link.drain())
         self.outbox.flush()
 
@@ -257,8 +265,6 @@ class ThreadsExecutor:
             self._active -= 1
             self._free.notify_all()
         self._start()
-        if self.single_use:
-            signal.raise_signal(signal.SIGURG)
 
     def _answer(self, frame: bytes | None) -> None:
         if frame is not None:

@@ -152,7 +152,7 @@ class Server:
 
     async def _load(self) -> None:
         """Apps that ran when the last server ended, and the durable calls that are not over."""
-        for record in await self._store.apps.list(include_stopped=False, limit=10_000):
+        for record in await self._store.apps.recent(include_stopped=False, limit=10_000):
             if record.state is not AppState.STOPPED:
                 functions = await self._store.functions.of_app(record.app_id)
                 self.apps.add(record, functions, grace_ms=RESTART_GRACE_MS)

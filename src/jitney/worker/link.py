@@ -95,6 +95,7 @@ class ServerLink:
         self._connection: Connection | None = None
         self._is_attached = False
         self._request_id = ATTACH_ID
+        self._greeting: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_soon = False
         self._drained = asyncio.Event()
@@ -121,11 +122,11 @@ class ServerLink:
             return False
         self._connection = connection
         connection.send(Hello(PROTOCOL, self._version, self._home.read_token(), "worker", os.getpid()))
-        greeting = loop.call_later(GREETING_S, connection.abort)
+        self._greeting = loop.call_later(GREETING_S, connection.abort)
         try:
             await asyncio.shield(connection.closed)
         finally:
-            greeting.cancel()
+            self._greeting.cancel()
             connection.abort()
             self._connection = None
             was_attached, self._is_attached = self._is_attached, False
@@ -141,6 +142,8 @@ class ServerLink:
             self._answered(message)
         elif isinstance(message, Welcome) and self._connection is not None and not self._is_attached:
             self._is_attached = True
+            if self._greeting is not None:
+                self._greeting.cancel()
             self._on_restored()
             self._request(ATTACH_ID, WORKER_ATTACH.name, self._attach())
             self.kick()

@@ -42,6 +42,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
     ignores_sigterm: bool = False
     output: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 class TemplateScript(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +143,7 @@ class FakeRuntime:
             raise StartFailed(script.start_failure)
         handle = ContainerHandle(container_id=launch.container_id, pid=next(self._pids), start_ticks=1)
         container = self._containers[launch.container_id] = _Container(handle, script, output)
-        _print(output, launch.container_id, script.output)
+        _print(output, launch.container_id, script.output, script.errors)
         loop = asyncio.get_running_loop()
         if self.body is not None:
             container.body = asyncio.ensure_future(self._run_body(container, self.body(launch)))
@@ -209,6 +210,8 @@ def _scripted_exit(script: Script) -> Exit:
     return Exit(exit_code=script.exit_code)
 
 
-def _print(output: Output, container_id: str, texts: Sequence[str]) -> None:
-    if texts:
-        output([LogLine(0, container_id, 1, text) for text in texts])
+def _print(output: Output, container_id: str, texts: Sequence[str], errors: Sequence[str] = ()) -> None:
+    lines = [LogLine(0, container_id, 1, text) for text in texts]
+    lines += [LogLine(0, container_id, 2, text) for text in errors]
+    if lines and not output(lines):
+        output([LogLine(0, container_id, 0, f"jitney: {len(lines)} lines of output were dropped here")])

@@ -161,7 +161,7 @@ class AppsApi:
     async def listed(self, peer: Peer, request: am.AppList, emit: Emit) -> am.AppListed:
         """Apps, newest first."""
         limit = max(1, min(request.limit, LIST_MAX))
-        records = await self._store.apps.list(include_stopped=request.include_stopped, limit=limit)
+        records = await self._store.apps.recent(include_stopped=request.include_stopped, limit=limit)
         return am.AppListed(apps=tuple(self._shown(record) for record in records))
 
     async def history(self, peer: Peer, request: am.AppRef, emit: Emit) -> am.AppHistory:

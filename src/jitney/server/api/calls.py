@@ -67,7 +67,7 @@ class CallsApi:
         connected += list(self._router.recent)
         if app_id:
             connected = [record for record in connected if record.app_id == app_id]
-        records = connected + await self._store.calls.list(app_id, limit=limit)
+        records = connected + await self._store.calls.recent(app_id, limit=limit)
         records.sort(key=lambda record: (record.created_at_ms, record.call_id), reverse=True)
         return cm.CallListed(calls=tuple(records[:limit]))
 

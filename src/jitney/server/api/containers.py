@@ -38,7 +38,7 @@ class ContainersApi:
         limit = max(1, min(request.limit, LIST_MAX))
         records = [c.record() for c in self._fleet.containers.values() if not app_id or c.app_id == app_id]
         if request.include_ended:
-            records += await self._store.containers.list(app_id, limit=limit)
+            records += await self._store.containers.recent(app_id, limit=limit)
         records.sort(key=lambda record: (record.created_at_ms, record.container_id), reverse=True)
         return cm.ContainerListed(containers=tuple(records[:limit]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -14,7 +13,8 @@ from jitney.ports.builder import ImageBuilder
 from jitney.values.images import BuiltImage, Env, ImageSpec, PipInstall, Unmakeable
 
 Events = list[tuple[int, int, str, str]]
-WAIT_S = 20
+LOOK_S = 0.002
+LOOKS_MAX = 10_000
 
 
 class Stage(Protocol):
@@ -88,7 +88,7 @@ class BuilderContract:
         builder, spec = stage.gated()
         events: tuple[Events, Events] = ([], [])
 
-        async def both() -> list[BuiltImage]:
+        async def both() -> tuple[BuiltImage, BuiltImage]:
             first = asyncio.create_task(builder.build(spec, lambda *event: events[0].append(event)))
             await _until_waiting(events[0])
             second = asyncio.create_task(builder.build(spec, lambda *event: events[1].append(event)))
@@ -198,9 +198,12 @@ async def _until_waiting(events: Events) -> None:
 
 
 async def _until(holds: Condition) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not holds():
-            await asyncio.sleep(0.002)
+    # A process tells nobody how far it is: look again and again, up to a limit.
+    for _ in range(LOOKS_MAX):
+        if holds():
+            return
+        await asyncio.sleep(LOOK_S)
+    raise TimeoutError("it did not happen")
 
 
 class Condition(Protocol):

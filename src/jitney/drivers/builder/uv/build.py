@@ -128,18 +128,13 @@ class UvBuilder:
         environment = self._environment(image.environment_id)
         if environment is None:
             return None
-        root = self._images / image.environment_id / environment.folder
-        scripts = root / "bin"
-        paths = {
-            "VIRTUAL_ENV": str(root),
-            "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH") or os.defpath]),
-        }
+        python = self._images / image.environment_id / environment.folder / "bin" / "python"
         return BuiltImage(
             image_id=image_id,
-            python_path=str(scripts / "python"),
+            python_path=str(python),
             python_version=environment.python_version,
             cloudpickle_version=environment.cloudpickle_version or importlib.metadata.version("cloudpickle"),
-            env={**paths, **image.env},
+            env=image.env,
             workdir=image.workdir,
             cached=True,
         )

@@ -18,7 +18,7 @@ import msgspec
 from jitney.drivers.builder.uv.process import run
 from jitney.errors import UnsupportedError
 
-LISTED = re.compile(r"^cpython-(3\.(?:9|\d\d)\.\d+)-", re.MULTILINE)  # those that containers can have
+LISTED = re.compile(r"^cpython-(3\.(?:1[1-9]|[2-9]\d)\.\d+)-", re.MULTILINE)  # those that containers can have
 
 
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,10 @@ import asyncio
 import codecs
 import os
 import signal
+from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from io import RawIOBase
 from pathlib import Path
 
 from jitney.ports.builder import LAST_LINES
@@ -58,37 +60,75 @@ async def run(
     keep_fds: Sequence[int] = (),
 ) -> tuple[int, list[str]]:
     """The exit code (negative: a signal) and the last lines. Cancelled, it ends the whole tree before it is over."""
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        cwd=cwd,
-        env=dict(env),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,  # a group of its own, so that the tree can be ended as one
-        pass_fds=tuple(keep_fds),
-    )
-    assert process.stdout is not None
     lines = Lines(on_line)
-    reader = asyncio.create_task(_pump(process.stdout, lines))
+    # A pipe of our own: asyncio's `wait` would wait for its end too, which a process in the background can hold up.
+    output, given = os.pipe()
+    pipe = os.fdopen(output, "rb", buffering=0)
+    reader = asyncio.create_task(_pump(pipe, lines))
+    try:
+        process = await _start(argv, cwd, env, given, keep_fds)
+    except BaseException:
+        await _stop(reader, pipe)
+        raise
+    finally:
+        os.close(given)
     try:
         code = await process.wait()
         await asyncio.wait({reader}, timeout=EOF_GRACE_S)
     finally:
-        # As long as the reader has not seen the end, something of the group lives (or holds the pipe).
+        # As long as the reader has not seen the end, something of the group lives.
         if process.returncode is None or not reader.done():
             _end_group(process.pid)
-        reader.cancel()
-        await asyncio.wait({reader})
+        await _stop(reader, pipe)
         if process.returncode is None:
             await process.wait()
     lines.end()
     return code, list(lines.last)
 
 
-async def _pump(stream: asyncio.StreamReader, lines: Lines) -> None:
-    while data := await stream.read(READ_BYTES):
-        lines.feed(data)
+async def _start(
+    argv: Sequence[str], cwd: Path, env: Mapping[str, str], output: int, keep_fds: Sequence[int]
+) -> Process:
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *argv,
+            cwd=cwd,
+            env=dict(env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a group of its own, so that the tree can be ended as one
+            pass_fds=tuple(keep_fds),
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # It may run already, with children: cancelled itself, asyncio would end the first process alone.
+        await asyncio.wait({starting})
+        if starting.exception() is None:
+            process = starting.result()
+            _end_group(process.pid)
+            await process.wait()
+        raise
+
+
+async def _pump(pipe: RawIOBase, lines: Lines) -> None:
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), pipe
+    )
+    try:
+        while data := await stream.read(READ_BYTES):
+            lines.feed(data)
+    finally:
+        transport.close()
+
+
+async def _stop(reader: asyncio.Task[None], pipe: RawIOBase) -> None:
+    reader.cancel()
+    await asyncio.wait({reader})
+    pipe.close()  # also where the reader never came to run
 
 
 def _end_group(pid: int) -> None:

@@ -27,8 +27,11 @@ SEVERAL = {
 }
 FALSE = {"", "0", "false", "no", "off", "n", "f"}
 
-# What must not come in from whoever started us: each would aim uv, or a package's build, at another Python.
+# What must not come in from whoever started us: it would aim uv, or a package's build, at another Python, or fold
+# lines to somebody's terminal.
 UNWANTED = (
+    "COLUMNS",
+    "LINES",
     "PYTHONDONTWRITEBYTECODE",
     "PYTHONHOME",
     "PYTHONPATH",

@@ -54,7 +54,8 @@ class Capture:
             for _ in range(TAIL_READS_MAX):
                 if not self._read(which):
                     break
-            self._close(which)
+            if which in self._fds:  # it was not closed at the other end
+                self._close(which)
         self._end_text()
 
     def flush(self, container_id: str | None = None) -> None:

@@ -85,20 +85,19 @@ def make_folders(recipe: ContainerRecipe) -> None:
         StartFailed: it cannot be made; the message says why.
     """
     try:
-        for folder in recipe.folders:
+        os.mkdir(recipe.folders[0], mode=0o700)
+        for folder in recipe.folders[1:]:
             os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
         raise StartFailed(f"its folder {recipe.folders[0]} cannot be made: {error.strerror or error}") from error
 
 
 def remove_folder(folder: str) -> None:
-    """Remove a scratch folder: at once where it is as we made it, otherwise in a thread, as it may be huge."""
+    """Remove a scratch folder: at once where it is empty, otherwise in a thread, as it may be huge."""
     try:
-        os.rmdir(os.path.join(folder, "tmp"))
         os.rmdir(folder)
     except FileNotFoundError:
-        if not os.path.lexists(folder):
-            return
+        return
     except OSError:
         pass
     else:

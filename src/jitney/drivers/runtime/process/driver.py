@@ -7,19 +7,16 @@ import os
 import resource
 import shutil
 import signal
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from hashlib import sha256
 
 from jitney.drivers.runtime.process import leftovers, procfs
 from jitney.drivers.runtime.process.container import Container
 from jitney.drivers.runtime.process.leftovers import Leftovers
 from jitney.drivers.runtime.process.memory import MemoryWatch
-from jitney.drivers.runtime.process.render import render_container, render_template
-from jitney.drivers.runtime.process.sdk import sdk_paths
-from jitney.drivers.runtime.process.template import TemplateProcess, watch_exit
-from jitney.errors import StartupError
+from jitney.drivers.runtime.process.render import render_container
+from jitney.drivers.runtime.process.template import TemplateProcess, collect_exit, watch_exit
+from jitney.drivers.runtime.process.templates import Templates, marker_of
 from jitney.ports.runtime import (
     Capabilities,
     ContainerHandle,
@@ -29,7 +26,6 @@ from jitney.ports.runtime import (
     TemplateFailed,
     TemplateGone,
 )
-from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
@@ -47,15 +43,18 @@ class ProcessRuntime:
 
     def __init__(self, home: Home, *, environ: Mapping[str, str] | None = None) -> None:
         self._home = home
-        self._environ = os.environ if environ is None else environ
-        self._marker = sha256(os.fsencode(home.root)).hexdigest()[:16]
-        self._leftovers = Leftovers(home, self._marker)
+        self._children: set[int] = set()  # ours by right: templates, and containers that have no template (any more)
+        self._leftovers = Leftovers(home, marker_of(home))
         self._memory = MemoryWatch(self._over_memory)
-        self._templates: dict[TemplateSpec, TemplateProcess] = {}  # those to fork from
-        self._processes: set[TemplateProcess] = set()  # all that live: also those that load, or were closed
+        self._templates = Templates(
+            home,
+            os.environ if environ is None else environ,
+            self._children,
+            on_exited=self._on_exited,
+            on_death=self._on_template_death,
+        )
         self._containers: dict[str, Container] = {}
         self._ended: OrderedDict[str, Exit] = OrderedDict()
-        self._children: set[int] = set()  # ours by right: templates, and containers that have no template (any more)
         self._tasks: set[asyncio.Task[None]] = set()
         self._oom_kills = procfs.oom_kills()
         self._adopts = False
@@ -82,76 +81,31 @@ class ProcessRuntime:
 
     async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
         """See the port."""
-        if spec in self._templates:
-            return
         self._adopt_orphans()
-        try:
-            template = self._start_template(spec, image, cause, output)
-        except OSError as error:
-            reason = f"the image's interpreter {image.python_path} cannot be started: {error.strerror or error}"
-            raise TemplateFailed(_failure(reason)) from error
-        try:
-            await template.load(self._load_message(spec, image))
-        except BaseException:
-            template.kill()
-            raise
-        if template.is_alive:
-            self._templates[spec] = template
-
-    def _start_template(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> TemplateProcess:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            recipe = render_template(
-                spec,
-                image,
-                home=self._home,
-                environ=self._environ,
-                sdk=sdk_paths(self._home, image),
-                marker=self._marker,
-                control_fd=theirs.fileno(),
-            )
-            try:
-                template = TemplateProcess(
-                    recipe,
-                    ours,
-                    theirs,
-                    cause=cause,
-                    output=output,
-                    on_exited=self._on_exited,
-                    on_death=self._on_template_death,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        self._processes.add(template)
-        self._children.add(template.pid)
-        return template
-
-    def _load_message(self, spec: TemplateSpec, image: BuiltImage) -> dict[str, object]:
-        return {
-            "source": str(self._home.sources / spec.source_id) if spec.source_id else "",
-            "module": spec.module,
-            "main_module": spec.main_module,
-            "sys_path": [],
-        }
+        await self._templates.open(spec, image, cause, output)
 
     async def close_template(self, spec: TemplateSpec) -> None:
         """See the port."""
-        template = self._templates.pop(spec, None)
+        template = self._templates.forget(spec)
         if template is not None:
+            self._retire(template)
+
+    def _retire(self, template: TemplateProcess) -> None:
+        """End a template that nothing is started from any more, once it has no containers to look after."""
+        if not self._templates.is_open(template) and all(
+            one.template is not template for one in self._containers.values()
+        ):
             template.kill()
 
     def _on_template_death(self, template: TemplateProcess) -> None:
         """Its containers are our children now, and whatever else it had started is a leftover."""
-        self._processes.discard(template)
-        self._children.discard(template.pid)
-        for spec, one in list(self._templates.items()):
-            if one is template:
-                del self._templates[spec]
-        for container in self._containers.values():
+        for container in list(self._containers.values()):
             if container.template is template and container.handle is not None:
-                self._become_parent(container, container.handle.pid)
-        self._spawn_sweep()
+                if template.is_cold:
+                    self._finish(container, template.exit)
+                else:
+                    self._become_parent(container, container.handle.pid)
+        self._spawn(self._leftovers.sweep(self._children))
 
     def _become_parent(self, container: Container, pid: int) -> None:
         container.template = None
@@ -162,8 +116,8 @@ class ProcessRuntime:
 
     async def start(self, launch: Launch, image: BuiltImage, output: Output) -> ContainerHandle:
         """See the port."""
-        template = self._templates.get(launch.template)
-        if template is None:
+        template = self._templates.find(launch.template)
+        if template is None and not self._templates.is_cold(launch.template):
             raise TemplateGone
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         recipe = render_container(launch, image, home=self._home, nofile_hard=hard)
@@ -171,14 +125,19 @@ class ProcessRuntime:
             container = Container(launch, recipe, output)
         except OSError as error:
             raise StartFailed(f"no pipes for its output: {error.strerror or error}") from error
-        container.template = template
         self._containers[container.id] = container
         try:
+            if template is None:
+                template = await self._templates.load(launch.template, image, container.id, output, is_cold=True)
+            container.template = template
             template.fork(
                 container.message(),
                 list(container.capture.child_fds),
                 lambda pid, why: self._on_forked(container, pid, why),
             )
+        except TemplateFailed as failed:
+            self._discard(container)
+            raise StartFailed("its module cannot be imported", failed.payload) from failed
         except BaseException:
             self._discard(container)
             raise
@@ -219,22 +178,8 @@ class ProcessRuntime:
 
     def _on_child_exit(self, container: Container, pid: int) -> None:
         """A container without a template has ended: collect it."""
-        found = leftovers.collect(pid)
         self._children.discard(pid)
-        if found is None:
-            self._finish(container, Exit())  # its template collected it, and died before it could say so
-            return
-        status, cpu_ms, rss_kib = found
-        code = os.waitstatus_to_exitcode(status)
-        self._finish(
-            container,
-            Exit(
-                exit_code=code if code >= 0 else None,
-                signal=-code if code < 0 else None,
-                cpu_ms=cpu_ms,
-                max_rss_kib=rss_kib,
-            ),
-        )
+        self._finish(container, collect_exit(pid))
 
     def _finish(self, container: Container, exit: Exit) -> None:
         """Its first process has ended: end the others, then say so."""
@@ -253,6 +198,8 @@ class ProcessRuntime:
         while len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
         container.ended.set_result(exit)
+        if container.template is not None:
+            self._retire(container.template)
 
     def _judge(self, container: Container, exit: Exit) -> Exit:
         """Whether it was memory that ended it."""
@@ -278,10 +225,6 @@ class ProcessRuntime:
         container.was_killed = True
         if container.handle is not None and container.is_running():
             leftovers.end_tree(container.handle.pid)
-
-    def _spawn_sweep(self) -> None:
-        if self._leftovers.find(self._children):
-            self._spawn(self._sweep_then(lambda: None))
 
     async def _sweep_then(self, done: Callable[[], None]) -> None:
         await self._leftovers.sweep(self._children)
@@ -331,15 +274,8 @@ class ProcessRuntime:
         """See the port."""
         handles = [one.handle for one in self._containers.values() if one.handle is not None]
         await asyncio.gather(*(self.destroy(handle) for handle in handles))
-        processes = list(self._processes)
-        for template in processes:
-            template.kill()
-        await asyncio.gather(*(template.dead for template in processes))
+        await self._templates.close()
         await self._leftovers.sweep(self._children)
-
-
-def _failure(message: str) -> bytes:
-    return encode_failure_text(StartupError.__name__, message, module=StartupError.__module__)
 
 
 def _empty(home: Home) -> None:

@@ -32,7 +32,8 @@ from jitney.wire.home import Home
 
 OOM_SCORE_ADJ = 500
 MARKER_NAME = "JITNEY_RUNTIME"
-RECORD_SUFFIX = ".pid"
+JOURNAL = "running"  # in the folder of scratch folders
+JOURNAL_LINES_SPARE = 1_000
 ROUNDS_MAX = 200  # of killing: each ends all that can be seen
 ROUND_S = 0.005
 
@@ -60,7 +61,9 @@ class Leftovers:
         self._home = home
         self._marker = f"{MARKER_NAME}={marker}".encode()
         self._is_branded = can_brand()
-        self._sweeping: asyncio.Future[None] | None = None
+        self._journal = -1
+        self._journal_lines = 0
+        self._recorded: dict[str, bytes] = {}
 
     # -------------------------------------------------------------------------------------------- while we run
 
@@ -89,26 +92,31 @@ class Leftovers:
     # -------------------------------------------------------------------------------------------- after a restart
 
     def record(self, container_id: str, pid: int, start_ticks: int) -> None:
-        """Write down a container, for a later worker."""
-        path = self._home.containers / f"{container_id}{RECORD_SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, b"%d %d" % (pid, start_ticks))
-        finally:
-            os.close(fd)
+        """Write down a container, for a later worker.
+
+        One line in one file, which is emptied when no container is left: a file for each would cost half of a start.
+        """
+        if self._journal < 0:
+            path = self._home.containers / JOURNAL
+            self._journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._recorded[container_id] = line = b"%d %d\n" % (pid, start_ticks)
+        os.write(self._journal, line)
+        self._journal_lines += 1
 
     def forget(self, container_id: str) -> None:
-        """Remove its record."""
-        try:
-            os.unlink(self._home.containers / f"{container_id}{RECORD_SUFFIX}")
-        except OSError:
-            pass
+        """It is gone."""
+        if self._recorded.pop(container_id, None) is None:
+            return
+        if not self._recorded or self._journal_lines > 2 * len(self._recorded) + JOURNAL_LINES_SPARE:
+            os.ftruncate(self._journal, 0)
+            os.write(self._journal, b"".join(self._recorded.values()))
+            self._journal_lines = len(self._recorded)
 
     async def reap(self) -> int:
         """End what an earlier worker of this folder left running; how many processes that were."""
         ended = 0
         for attempt in range(ROUNDS_MAX):
-            roots = self._recorded() if attempt == 0 else []
+            roots = self._written_down() if attempt == 0 else []
             roots += [pid for pid in procfs.pids() if pid != os.getpid() and procfs.carries(pid, self._marker)]
             alive = [pid for pid in roots if is_alive(pid)]
             if not alive:
@@ -121,27 +129,27 @@ class Leftovers:
             await asyncio.sleep(ROUND_S)
         return ended
 
-    def _recorded(self) -> list[int]:
+    def _written_down(self) -> list[int]:
         """Processes of containers that were written down and still run, with whatever is in their sessions."""
-        leaders = []
-        for path in self._home.containers.glob(f"*{RECORD_SUFFIX}"):
-            found = read_record(path)
-            stat = procfs.stat(found[0]) if found else None
-            if found and stat is not None and stat.start_ticks == found[1]:
-                leaders.append(stat.pid)
+        leaders = set()
+        for pid, start_ticks in read_journal(self._home.containers / JOURNAL):
+            stat = procfs.stat(pid)
+            if stat is not None and stat.start_ticks == start_ticks:
+                leaders.add(pid)
         if not leaders:
             return []
         stats = [stat for pid in procfs.pids() if (stat := procfs.stat(pid)) is not None]
         return [stat.pid for stat in stats if stat.session in leaders]
 
 
-def read_record(path: Path) -> tuple[int, int] | None:
-    """(pid, start_ticks); None when it is not a whole record."""
+def read_journal(path: Path) -> list[tuple[int, int]]:
+    """(pid, start_ticks) of each whole line."""
     try:
-        pid, ticks = path.read_bytes().split()
-        return int(pid), int(ticks)
-    except (OSError, ValueError):
-        return None
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
+        return []
+    pairs = [line.split() for line in lines]
+    return [(int(pair[0]), int(pair[1])) for pair in pairs if len(pair) == 2 and all(map(bytes.isdigit, pair))]
 
 
 def is_alive(pid: int) -> bool:

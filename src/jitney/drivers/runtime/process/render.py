@@ -23,7 +23,7 @@ DROPPED_PREFIXES = ("JITNEY_", "PYTHON", "PYTEST_", "COV_", "COVERAGE_")
 # Runs before anything of the image: `-c` puts '' first in the module search path, and the SDK belongs at its end.
 BOOTSTRAP = (
     "import sys; sys.path[:] = [p for p in sys.path if p] + sys.argv.pop().split(':'); "
-    "from jitney.runner.template import main; sys.exit(main())"
+    "from jitney.runner.{kind} import main; sys.exit(main())"
 )
 
 
@@ -53,8 +53,9 @@ def render_template(
     environ: Mapping[str, str],
     marker: str,
     control_fd: int,
+    is_cold: bool = False,
 ) -> TemplateRecipe:
-    """The command of a template. `environ` is the worker's."""
+    """The command of a template, or of a container that cannot be forked. `environ` is the worker's."""
     env = base_env(environ)
     env.update(image.env)
     source = [str(home.sources / spec.source_id)] if spec.source_id else []
@@ -66,7 +67,8 @@ def render_template(
     if os.path.basename(folder) == "bin":
         env["VIRTUAL_ENV"] = os.path.dirname(folder)
     env[MARKER_NAME] = marker
-    argv = (image.python_path, "-c", BOOTSTRAP, str(control_fd), os.pathsep.join(sdk))
+    bootstrap = BOOTSTRAP.format(kind="cold" if is_cold else "template")
+    argv = (image.python_path, "-c", bootstrap, str(control_fd), os.pathsep.join(sdk))
     return TemplateRecipe(argv=argv, env=env, cwd=source[0] if source else str(home.containers))
 
 
@@ -80,21 +82,18 @@ def base_env(environ: Mapping[str, str]) -> dict[str, str]:
 def render_container(launch: Launch, image: BuiltImage, *, home: Home, nofile_hard: int) -> ContainerRecipe:
     """The scratch folder, environment and limits of a container. `env` is what differs from its template's."""
     scratch = str(home.containers / launch.container_id)
-    temporary = os.path.join(scratch, "tmp")
     cwd = os.path.join(scratch, image.workdir) if image.workdir else scratch  # an absolute one stands for itself
-    folders = [scratch, temporary]
-    if cwd not in folders and cwd.startswith(scratch + os.sep):
-        folders.append(cwd)
+    folders = (scratch, cwd) if cwd.startswith(scratch + os.sep) else (scratch,)
     nofile = NOFILE if nofile_hard == resource.RLIM_INFINITY else min(NOFILE, nofile_hard)
     return ContainerRecipe(
         env={
-            "TMPDIR": temporary,
+            "TMPDIR": scratch,
             "PWD": cwd,
             "JITNEY_CONTAINER_ID": launch.container_id,
             **launch.env,
         },
         cwd=cwd,
-        folders=tuple(folders),
+        folders=folders,
         # No core files of gigabytes in scratch folders. NPROC is not set: it counts all processes of the user, also
         # those of other containers and of the user's desktop. Memory: see memory.py.
         rlimits={"CORE": (0, 0), "NOFILE": (nofile, nofile_hard)},

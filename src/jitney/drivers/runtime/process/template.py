@@ -1,5 +1,8 @@
 """One template process: starts it, speaks `runner.template_protocol` with it, and notices its end.
 
+A *cold* one becomes the container that is asked of it, instead of forking it: for modules whose import starts threads,
+which a fork would not have, while it had their locks.
+
 The control socket is non-blocking and read by callbacks, so that a burst of a hundred forks costs no task switches.
 What arrives is acted on in the order in which the template said it: `forked` always before the same container's
 `exited`. When the process has ended, what it still said is read first.
@@ -19,7 +22,7 @@ from typing import Any
 
 from jitney.drivers.runtime.process import procfs
 from jitney.drivers.runtime.process.capture import Capture
-from jitney.drivers.runtime.process.leftovers import OOM_SCORE_ADJ
+from jitney.drivers.runtime.process.leftovers import OOM_SCORE_ADJ, collect
 from jitney.drivers.runtime.process.render import TemplateRecipe
 from jitney.ports.runtime import Output, TemplateFailed, TemplateGone
 from jitney.runner import template_protocol as protocol
@@ -82,10 +85,13 @@ class TemplateProcess:
         *,
         cause: str,
         output: Output,
+        is_cold: bool,
         on_exited: Callable[[str, int, Exit], None],
         on_death: Callable[[TemplateProcess], None],
     ) -> None:
         self.is_alive = True
+        self.is_cold = is_cold
+        self.exit = Exit()  # how it ended, when it has
         self.threads = 0
         self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_loading = True
@@ -186,6 +192,8 @@ class TemplateProcess:
     def _take(self, message: dict[str, Any]) -> None:
         kind = message["kind"]
         if kind == protocol.FORKED:
+            if self.is_cold:
+                self._loop.remove_reader(self._control)  # it closes its end, and says no more
             self._answer(message["container"], int(message["pid"]), "")
         elif kind == protocol.EXITED:
             how = Exit(
@@ -234,9 +242,10 @@ class TemplateProcess:
         self._loop.remove_reader(self._control)
         self._loop.remove_writer(self._control)
         self._control.close()
-        code = self._process.wait()
+        self.exit = collect_exit(self.pid)
+        self._process.returncode = 0  # it was collected: Popen need not try
         if self._is_loading:
-            self._fail_load(_died_loading(code))
+            self._fail_load(_died_loading(self.exit))
         self._capture.finish()
         forks, self._forks = self._forks, {}
         for on_forked in forks.values():
@@ -265,7 +274,18 @@ def _start(recipe: TemplateRecipe, child_end: socket.socket, capture: Capture) -
     )
 
 
-def _died_loading(code: int) -> bytes:
-    how = Exit(signal=-code) if code < 0 else Exit(exit_code=code)
+def collect_exit(pid: int) -> Exit:
+    """How a child of ours that has ended did so; neither code nor signal if somebody else has collected it."""
+    found = collect(pid)
+    if found is None:
+        return Exit()
+    status, cpu_ms, rss_kib = found
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return Exit(signal=-code, cpu_ms=cpu_ms, max_rss_kib=rss_kib)
+    return Exit(exit_code=code, cpu_ms=cpu_ms, max_rss_kib=rss_kib)
+
+
+def _died_loading(how: Exit) -> bytes:
     message = f"the process that imports the module ended with {how.describe()} before the import was done"
     return encode_failure_text("StartupError", message, module="jitney.errors")

@@ -22,7 +22,7 @@ from jitney.ports.store import (
     Spawned,
 )
 from jitney.values import ids
-from jitney.values.calls import BY_FILE, CallKind, CallRecord, InputRecord, Output, Status, payload_file
+from jitney.values.calls import CallKind, CallRecord, InputRecord, Output, Status, payload_file
 
 INDEX_BITS = 24
 INDEX_MASK = (1 << INDEX_BITS) - 1
@@ -176,9 +176,7 @@ class _Spawning:
         return [_input(row.call_id, item) for item in found.fetchall()]
 
 
-def _fresh(
-    call: CallRecord, row: Row | None, known: int, inputs: Sequence[InputRecord]
-) -> Sequence[InputRecord]:
+def _fresh(call: CallRecord, row: Row | None, known: int, inputs: Sequence[InputRecord]) -> Sequence[InputRecord]:
     """The inputs that are not recorded yet.
 
     Raises:
@@ -275,7 +273,7 @@ def _unfinished(db: sqlite3.Connection, keys: list[int]) -> tuple[set[int], set[
     return set(_numbers.decode(unfinished)), set(_numbers.decode(by_file))
 
 
-def note_failures(db: sqlite3.Connection, requests: Sequence[Sequence[Failure]]) -> list[None | JitneyError]:
+def note_failures(db: sqlite3.Connection, requests: Sequence[Sequence[Failure]]) -> list[JitneyError | None]:
     """`CallStore.failures`."""
     rows = _load(db, (failure.call_id for failures in requests for failure in failures))
     noted = {

@@ -44,9 +44,7 @@ class Reader:
         self._thread.join()
 
     def _run(self) -> None:
-        while (
-            jobs := self._inbox.take(jobs_max=GROUP_MAX, bytes_max=1, timeout=None)
-        ) is not None:
+        while (jobs := self._inbox.take(jobs_max=GROUP_MAX, bytes_max=1, timeout=None)) is not None:
             for job in jobs:
                 try:
                     job.answer = job.work(self._db)

@@ -44,7 +44,10 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Write(Generic[Q, A]):
-    """A kind of write. `apply` gives an answer or a refusal for each argument; `grows`: refused when the disk is full."""
+    """A kind of write. `apply` gives an answer or a refusal for each argument.
+
+    A kind that `grows` is refused when the disk is full.
+    """
 
     apply: Callable[[sqlite3.Connection, Sequence[Q]], Sequence[A | JitneyError]]
     rank: int = 50  # kinds are applied in this order within a group
@@ -75,9 +78,7 @@ class Writer:
         self._path = database.path
         self._db = database.writing
         self._database = database
-        self._inbox: Inbox[Write[Any, Any]] = Inbox(
-            what="writes", jobs_max=WAITING_MAX, bytes_max=WAITING_BYTES_MAX
-        )
+        self._inbox: Inbox[Write[Any, Any]] = Inbox(what="writes", jobs_max=WAITING_MAX, bytes_max=WAITING_BYTES_MAX)
         self._unmoved_bytes = 0  # in the log, not in the database file
         self.failure: JitneyError | None = None  # set once, never cleared: fail closed
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -210,10 +211,7 @@ class Writer:
         try:
             answer = job.work.apply(self._db, [job.argument])[0]
         except Exception as error:
-            if (
-                isinstance(error, sqlite3.Error)
-                and faults.classify(error, self._path) is not Fault.STATEMENT
-            ):
+            if isinstance(error, sqlite3.Error) and faults.classify(error, self._path) is not Fault.STATEMENT:
                 raise
             log.exception("store_write_failed")
             self._db.execute("ROLLBACK TO one")

@@ -1,0 +1,275 @@
+"""Running and deploying an app: images and sources to the server, functions published, logs shown, and the end of it.
+
+Images build and sources are shipped at the same time, each distinct one once. All of it runs on the portal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from jitney.client import declare, output
+from jitney.client import session as sessions
+from jitney.client.handle import Target
+from jitney.client.image import Image
+from jitney.client.portal import PORTAL
+from jitney.client.source import Manifest, collect, ship
+from jitney.errors import ConnectionError, InvalidError, JitneyError, NotFoundError
+from jitney.runner import state
+from jitney.values.apps import AppState
+from jitney.values.containers import LogLine
+from jitney.values.images import BuiltImage
+from jitney.wire.messages.apps import AppCreate, AppLogs, AppPublish, AppRef, AppStop
+from jitney.wire.messages.images import ImageBuild
+from jitney.wire.methods import APP_CREATE, APP_LOGS, APP_PUBLISH, APP_STOP, APP_SUMMARY, IMAGE_BUILD
+
+if TYPE_CHECKING:
+    from jitney.client.app import App
+    from jitney.client.declare import Declaration
+    from jitney.client.session import Session
+
+T = TypeVar("T")
+
+STOP_S_MAX = 10.0  # for the containers to end and their last lines to arrive
+LOGS_RETRY_S = 0.2
+LOGS_RETRIES_MAX = 300
+
+
+class Deployed(NamedTuple):
+    """What `app.deploy()` did. `changed` is False when exactly this ran already."""
+
+    app_id: str
+    name: str
+    version: int
+    changed: bool
+    functions: dict[str, str]
+
+
+class Running:
+    """An app while it runs: `with app.run():` or `async with app.run():`. Gives the app."""
+
+    def __init__(self, app: App, *, detach: bool) -> None:
+        self._app = app
+        self._detach = detach
+        self._session: Session | None = None
+        self._app_id = ""
+        self._logs: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> App:
+        PORTAL.call(self._start())
+        return self._app
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        PORTAL.call(self._stop())
+
+    async def __aenter__(self) -> App:
+        await PORTAL.acall(self._start())
+        return self._app
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await PORTAL.acall(self._stop())
+
+    async def _start(self) -> None:
+        app = self._app
+        if state.config is not None:
+            raise InvalidError(
+                "app.run() was called in a container, while it imported the module",
+                hint='put it below `if __name__ == "__main__":`',
+            )
+        if self._session is not None or app.is_running:
+            raise InvalidError(f"{app!r} runs already")
+        session = self._session = sessions.current()
+        try:
+            created = session.request(
+                APP_CREATE,
+                AppCreate(
+                    name=app.name or "",
+                    state=AppState.DETACHED if self._detach else AppState.EPHEMERAL,
+                    tags=app.tags,
+                    versions=declare.versions(),
+                ),
+            )
+            specs, answer = await together(_prepare(session, app), created)
+            self._app_id = answer.app_id
+            output.current().app_created(self._app_id, app.name or "")
+            self._logs = asyncio.create_task(follow_logs(session, self._app_id))
+            published = await session.request(APP_PUBLISH, AppPublish(app_id=self._app_id, functions=specs))
+        except BaseException:
+            await self._stop()
+            raise
+        app.bind(self._app_id, _targets(session, self._app_id, published.function_ids, app))
+        output.current().published(self._app_id, published.function_ids)
+
+    async def _stop(self) -> None:
+        app, session, self._session = self._app, self._session, None
+        app.bind(None, {})
+        logs, self._logs = self._logs, None
+        if session is None or not self._app_id:
+            return
+        try:
+            if self._detach:
+                return
+            async with asyncio.timeout(STOP_S_MAX):
+                await session.request(APP_STOP, AppStop(app=self._app_id, wait_logs=True))
+                if logs is not None:
+                    await asyncio.shield(logs)
+            summary = await session.request(APP_SUMMARY, AppRef(app=self._app_id))
+            output.current().summary(self._app_id, summary)
+        except NotFoundError:
+            pass  # somebody else has stopped it
+        except (TimeoutError, JitneyError) as error:
+            what = str(error) or f"it took longer than {STOP_S_MAX:.0f} s"
+            output.current().note(f"app {self._app_id} is left to the server to stop: {what}")
+        finally:
+            if logs is not None:
+                logs.cancel()
+
+
+async def deploy(app: App, name: str | None, tag: str) -> Deployed:
+    """Publish an app under a name.
+
+    Raises:
+        InvalidError: there is no name, or nothing to deploy.
+    """
+    if not name:
+        raise InvalidError("an app needs a name to be deployed", hint='write jitney.App("name"), or app.deploy("name")')
+    if not app.declarations:
+        raise InvalidError(f"app {name!r} has no functions", hint="declare one with @app.function()")
+    session = sessions.current()
+    specs = await _prepare(session, app)
+    request = AppPublish(deploy_as=name, tag=tag, tags=app.tags, functions=specs, versions=declare.versions())
+    answer = await session.request(APP_PUBLISH, request)
+    app.bind(answer.app_id, _targets(session, answer.app_id, answer.function_ids, app))
+    output.current().published(answer.app_id, answer.function_ids)
+    return Deployed(answer.app_id, name, answer.version, answer.changed, answer.function_ids)
+
+
+def _targets(session: Session, app_id: str, function_ids: dict[str, str], app: App) -> dict[str, Target]:
+    return {
+        one.name: Target(session, function_ids[one.name], app_id, one.name, one.methods) for one in app.declarations
+    }
+
+
+# ------------------------------------------------------------------------------------------------ preparing
+
+
+class _Parts:
+    """The distinct images and sources of an app."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.images: dict[bytes, asyncio.Task[BuiltImage]] = {}
+        self.sources: dict[tuple[Any, ...], asyncio.Task[tuple[Manifest, str]]] = {}
+
+    def image(self, image: Image) -> asyncio.Task[BuiltImage]:
+        key = declare.same_spec(image.spec)
+        if key not in self.images:
+            self.images[key] = asyncio.create_task(_build(self.session, image))
+        return self.images[key]
+
+    def source(self, one: Declaration, image: Image, included: bool) -> asyncio.Task[tuple[Manifest, str]]:
+        key = (one.raw.__module__, image.attachments, included)
+        if key not in self.sources:
+            module = sys.modules.get(one.raw.__module__)
+            self.sources[key] = asyncio.create_task(_ship(self.session, module, image, included))
+        return self.sources[key]
+
+
+async def _prepare(session: Session, app: App) -> tuple[Any, ...]:
+    """The specs of all functions of an app, when what they need is at the server."""
+    parts = _Parts(session)
+    default = app.image or Image.debian_slim()
+    return tuple(await together(*(_spec(parts, app, one, one.image or default) for one in app.declarations)))
+
+
+async def _spec(parts: _Parts, app: App, one: Declaration, image: Image) -> Any:
+    included = app.include_source if one.include_source is None else one.include_source
+    built, (manifest, source_id) = await together(_wait(parts.image(image)), _wait(parts.source(one, image, included)))
+    if manifest.is_main and manifest.module and "." not in manifest.module:
+        # Results that are of classes of this script name the module by which the container imported it.
+        sys.modules.setdefault(manifest.module, sys.modules["__main__"])
+    return await asyncio.to_thread(one.spec, manifest.module, manifest.is_main, built, source_id)
+
+
+async def _wait(task: asyncio.Task[T]) -> T:
+    return await asyncio.shield(task)
+
+
+async def _build(session: Session, image: Image) -> BuiltImage:
+    stream = await session.stream(IMAGE_BUILD, ImageBuild(spec=image.spec))
+    progress, step, image_id = output.current(), 0, ""
+    async for event in stream:
+        image_id = event.image_id
+        if event.step != step:
+            step = event.step
+            progress.image_step(event.image_id, event.step, event.steps, event.title)
+        if event.line:
+            progress.image_line(event.image_id, event.line)
+    assert stream.answer is not None
+    built = stream.answer.image
+    progress.image_built(image_id or built.image_id, built.cached, built.took_ms)
+    return built
+
+
+async def _ship(session: Session, module: ModuleType | None, image: Image, included: bool) -> tuple[Manifest, str]:
+    manifest = await asyncio.to_thread(collect, module, image.attachments, include_source=included)
+    sent = 0
+
+    async def request(method: Any, message: Any) -> Any:
+        nonlocal sent
+        sent += sum(map(len, getattr(message, "contents", ())))
+        return await session.request(method, message)
+
+    source_id = await ship(request, manifest)
+    output.current().source_shipped(len(manifest.files), sent)
+    return manifest, source_id
+
+
+async def together(*coros: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Results of all, in order; the first error ends the others."""
+    tasks = [asyncio.ensure_future(coro) for coro in coros]
+    try:
+        done = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return list(done)
+
+
+# ------------------------------------------------------------------------------------------------ logs
+
+
+async def follow_logs(session: Session, app_id: str) -> None:
+    """Show what the containers of an app print, until it has stopped. After a break it goes on where it was."""
+    since_ms, shown_at_last_ms = 0, set[LogLine]()
+    for _ in range(LOGS_RETRIES_MAX):
+        try:
+            stream = await session.stream(APP_LOGS, AppLogs(app=app_id, follow=True, since_ms=since_ms))
+            async for event in stream:
+                lines = [line for line in event.lines if line not in shown_at_last_ms]
+                if not lines:
+                    continue
+                # On a thread: a terminal or pipe that takes no more stops its writer, and would stop the portal.
+                await asyncio.to_thread(_show, lines)
+                if lines[-1].at_ms > since_ms:
+                    since_ms, shown_at_last_ms = lines[-1].at_ms, set()
+                shown_at_last_ms.update(line for line in lines if line.at_ms == since_ms)
+            return
+        except NotFoundError:
+            return
+        except ConnectionError:
+            await asyncio.sleep(LOGS_RETRY_S)
+
+
+def _show(lines: list[LogLine]) -> None:
+    progress = output.current()
+    for line in lines:
+        progress.log(line)

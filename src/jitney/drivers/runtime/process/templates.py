@@ -1,0 +1,152 @@
+"""The templates of this runtime: started, kept, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+
+from jitney.drivers.runtime.process.render import render_template
+from jitney.drivers.runtime.process.sdk import sdk_paths
+from jitney.drivers.runtime.process.template import TemplateProcess
+from jitney.errors import StartupError
+from jitney.ports.runtime import Output, TemplateFailed
+from jitney.runner.failures import encode_failure_text
+from jitney.values.containers import Exit, TemplateSpec
+from jitney.values.images import BuiltImage
+from jitney.wire.home import Home
+
+
+def marker_of(home: Home) -> str:
+    """What the environment of every template of this server folder holds (see leftovers)."""
+    return sha256(os.fsencode(home.root)).hexdigest()[:16]
+
+
+class Templates:
+    """See the module. `children` has the pids of all that live: the callers' set, kept up to date here."""
+
+    def __init__(
+        self,
+        home: Home,
+        environ: Mapping[str, str],
+        children: set[int],
+        *,
+        on_exited: Callable[[str, int, Exit], None],
+        on_death: Callable[[TemplateProcess], None],
+    ) -> None:
+        self._home = home
+        self._environ = environ
+        self._children = children
+        self._on_exited = on_exited
+        self._on_death = on_death
+        self._open: dict[TemplateSpec, TemplateProcess] = {}  # those to fork from
+        self._cold: set[TemplateSpec] = set()  # those whose import starts threads: each container imports for itself
+        self._processes: set[TemplateProcess] = set()  # all that live: also those that load, or were closed
+
+    def find(self, spec: TemplateSpec) -> TemplateProcess | None:
+        """The template to fork from."""
+        return self._open.get(spec)
+
+    def is_cold(self, spec: TemplateSpec) -> bool:
+        """Whether the template is open, and its containers cannot be forked."""
+        return spec in self._cold
+
+    def is_open(self, template: TemplateProcess) -> bool:
+        """Whether containers may still be forked from it."""
+        return template in self._open.values()
+
+    async def open(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> None:
+        """Make a template ready.
+
+        Raises:
+            TemplateFailed: it cannot be.
+        """
+        if spec in self._open or spec in self._cold:
+            return
+        template = await self.load(spec, image, cause, output)
+        if template.threads:
+            self._cold.add(spec)
+            template.kill()
+        elif template.is_alive:
+            self._open[spec] = template
+
+    def forget(self, spec: TemplateSpec) -> TemplateProcess | None:
+        """Nothing more is forked from it; the process, if there is one, is the caller's to end."""
+        self._cold.discard(spec)
+        return self._open.pop(spec, None)
+
+    async def load(
+        self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, *, is_cold: bool = False
+    ) -> TemplateProcess:
+        """A process that has imported the module.
+
+        Raises:
+            TemplateFailed: it cannot be.
+        """
+        try:
+            template = self._start(spec, image, cause, output, is_cold)
+        except OSError as error:
+            reason = f"the image's interpreter {image.python_path} cannot be started: {error.strerror or error}"
+            raise TemplateFailed(_failure(reason)) from error
+        source = str(self._home.sources / spec.source_id) if spec.source_id else ""
+        message = {"source": source, "module": spec.module, "main_module": spec.main_module, "sys_path": []}
+        try:
+            await template.load(message)
+        except BaseException:
+            template.kill()
+            raise
+        return template
+
+    def _start(
+        self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, is_cold: bool
+    ) -> TemplateProcess:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                recipe = render_template(
+                    spec,
+                    image,
+                    home=self._home,
+                    environ=self._environ,
+                    sdk=sdk_paths(self._home, image),
+                    marker=marker_of(self._home),
+                    control_fd=theirs.fileno(),
+                    is_cold=is_cold,
+                )
+                template = TemplateProcess(
+                    recipe,
+                    ours,
+                    theirs,
+                    cause=cause,
+                    output=output,
+                    is_cold=is_cold,
+                    on_exited=self._on_exited,
+                    on_death=self._died,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self._processes.add(template)
+        self._children.add(template.pid)
+        return template
+
+    def _died(self, template: TemplateProcess) -> None:
+        self._processes.discard(template)
+        self._children.discard(template.pid)
+        for spec, one in list(self._open.items()):
+            if one is template:
+                del self._open[spec]
+        self._on_death(template)
+
+    async def close(self) -> None:
+        """End all."""
+        processes = list(self._processes)
+        for template in processes:
+            template.kill()
+        await asyncio.gather(*(template.dead for template in processes))
+
+
+def _failure(message: str) -> bytes:
+    return encode_failure_text(StartupError.__name__, message, module=StartupError.__module__)

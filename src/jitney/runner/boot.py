@@ -1,0 +1,111 @@
+"""The first steps of a template or a cold container, before the user's module is imported."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from typing import Any
+
+from jitney.runner import template_protocol
+from jitney.runner.failures import encode_failure
+from jitney.runner.load import import_module
+from jitney.runner.process import line_buffer_output, native_threads, python_threads
+
+_VERSION = re.compile(rb"""^__version__ = ["']([^"']+)""", re.MULTILINE)
+
+
+class Control:
+    """The worker's socket, read frame by frame."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)
+        self.ended = False
+        self._splitter = template_protocol.Splitter()
+        self._descriptors: list[int] = []
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Wait for messages; none at the end. A FORK message has its descriptors in "stdout" and "stderr"."""
+        try:
+            data, descriptors = template_protocol.receive(self.sock)
+        except OSError:
+            data, descriptors = b"", []
+        self.ended = not data
+        self._descriptors += descriptors
+        messages = self._splitter.feed(data)
+        for message in messages:
+            if message["kind"] == template_protocol.FORK:
+                message["stdout"], message["stderr"] = self._descriptors[:2]
+                del self._descriptors[:2]
+        return messages
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send a message; to a worker that is gone, nothing."""
+        try:
+            template_protocol.send_frame(self.sock, template_protocol.pack({"kind": kind, **fields}))
+        except OSError:
+            self.ended = True
+
+
+def start(control: Control) -> tuple[Any, list[dict[str, Any]]]:
+    """Do as LOAD says: (the user's module, messages that came with it). Ends the process if the import fails."""
+    line_buffer_output()
+    _drop_current_folder()
+    messages: list[dict[str, Any]] = []
+    while not messages:
+        messages = control.receive()
+        if control.ended:
+            raise SystemExit(0)
+    load = messages.pop(0)
+    started_s = time.monotonic()
+    try:
+        module = import_module(
+            str(load.get("module") or ""),
+            str(load.get("source") or ""),
+            main_module=bool(load.get("main_module")),
+            sys_path=[str(folder) for folder in load.get("sys_path") or []],
+        )
+    except BaseException as error:
+        import base64
+
+        sys.stdout.flush()
+        failure = base64.b64encode(encode_failure(error)).decode()
+        control.send(template_protocol.LOAD_FAILED, failure=failure)
+        raise SystemExit(1) from None
+    control.send(
+        template_protocol.LOADED,
+        pid=os.getpid(),
+        python_version=".".join(map(str, sys.version_info[:3])),
+        cloudpickle_version=cloudpickle_version(),
+        ms=round((time.monotonic() - started_s) * 1000, 3),
+        threads=python_threads(),
+        native_threads=native_threads(),
+    )
+    return module, messages
+
+
+def cloudpickle_version() -> str:
+    """That of the installed one, without importing it; '' if there is none."""
+    module = sys.modules.get("cloudpickle")
+    if module is not None:
+        return str(getattr(module, "__version__", ""))
+    from importlib.machinery import PathFinder
+
+    spec = PathFinder.find_spec("cloudpickle")
+    if spec is None or not spec.origin:
+        return ""
+    try:
+        with open(spec.origin, "rb") as file:
+            found = _VERSION.search(file.read())
+    except OSError:
+        return ""
+    return found[1].decode() if found else ""
+
+
+def _drop_current_folder() -> None:
+    """`python -m` puts it first on sys.path; the user's source folder comes there, and nothing else."""
+    if sys.path and sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]

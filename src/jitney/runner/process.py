@@ -1,0 +1,204 @@
+"""What a freshly forked container does to itself before user code runs, and how it ends.
+
+On Linux a container is a "child subreaper": what its processes leave behind becomes its child, so that it can end it.
+Elsewhere that is missing, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jitney.runner import state
+from jitney.runner.failures import format_traceback
+from jitney.runner.link import Link, close_in_child
+
+_PR_SET_CHILD_SUBREAPER = 36
+END_ROUNDS_MAX = 100  # of killing descendants: each may show new ones
+
+_libc: Any = None
+
+
+def prepare_prctl() -> None:
+    """Load what `prctl` needs; in the template, so that its forks have it."""
+    global _libc
+    if sys.platform == "linux" and _libc is None:
+        import ctypes
+
+        _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def libc() -> Any:
+    """The C library, once `prepare_prctl` has loaded it; None where it is not needed."""
+    return _libc
+
+
+def prctl(option: int, value: int) -> None:
+    """Where there is none, nothing happens."""
+    if _libc is not None:
+        _libc.prctl(option, value, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parent dies."""
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def detach_from_template() -> None:
+    """A session of its own, and without the template's only signal handler. What the user's import set up stays."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    adopt_orphans()
+
+
+def set_up(message: dict[str, Any], stdout: int, stderr: int) -> None:
+    """Output, folder, environment and limits, as a FORK message says."""
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    for descriptor in {stdout, stderr} - {1, 2}:
+        os.close(descriptor)
+    os.environ.update(message.get("env") or {})
+    os.environ["JITNEY_IS_REMOTE"] = "1"
+    os.environ["JITNEY_TASK_ID"] = str(message["container"])
+    if message.get("cwd"):
+        os.chdir(message["cwd"])
+    limits = message.get("rlimits")
+    if limits:
+        import resource
+
+        for name, (soft, hard) in limits.items():
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+
+
+def line_buffer_output() -> None:
+    """Whole lines reach the log as they are printed, though it is a pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
+
+def reseed() -> None:
+    """Give this fork random numbers of its own. (`random` does so by itself, as do `uuid` and `secrets`.)"""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(int.from_bytes(os.urandom(4), "little"))
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
+
+
+def guard_forks(link: Link) -> Callable[[], None]:
+    """Have processes that user code forks let go of the link. The function ends one that comes back from user code."""
+    is_child = False
+
+    def after_fork() -> None:
+        nonlocal is_child
+        is_child = True
+        close_in_child(link)
+        for number in (signal.SIGURG, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+
+    def guard() -> None:
+        if is_child:
+            _leave_child()
+
+    os.register_at_fork(after_in_child=after_fork)
+    return guard
+
+
+def _leave_child() -> None:
+    """End as a script would whose last line was reached, or that raised."""
+    error = sys.exc_info()[1]
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        os.write(2, format_traceback(error).encode(errors="replace"))
+    flush_output()
+    os._exit(code & 0xFF)
+
+
+def flush_output() -> None:
+    """Whatever the streams are by now."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # the user's own object, or a closed one
+            pass
+
+
+def end(code: int) -> None:
+    """End this process: exit functions, output, and no descendant left behind. Does not return."""
+    import atexit
+
+    try:
+        atexit._run_exitfuncs()
+    except BaseException as error:
+        os.write(2, format_traceback(error).encode(errors="replace"))
+    flush_output()
+    kill_children(set())
+    os._exit(code)
+
+
+def children() -> set[int]:
+    """Processes whose parent this one is; empty where the system does not tell."""
+    found: set[int] = set()
+    try:
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/children") as file:
+                found.update(map(int, file.read().split()))
+    except OSError:
+        return found
+    return found
+
+
+def kill_children(spared: set[int]) -> None:
+    """SIGKILL all descendants but the children `spared` (and what is below them).
+
+    The children of a killed process come to us, as we adopt orphans, and are found in the next round.
+    """
+    for _ in range(END_ROUNDS_MAX):
+        doomed = children() - spared
+        if not doomed:
+            return
+        for pid in doomed:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue
+        for pid in doomed:
+            try:
+                os.waitpid(pid, 0)
+            except OSError:
+                continue
+
+
+def native_threads() -> int:
+    """Threads of this process but the main one, Python's or not; 0 where the system does not tell."""
+    try:
+        return len(os.listdir("/proc/self/task")) - 1
+    except OSError:
+        return 0
+
+
+def python_threads() -> int:
+    """Python threads but the main one."""
+    return len(sys._current_frames()) - 1
+
+
+def freeze() -> None:
+    """Before forking: collect what is garbage, and keep the collector away from what is shared."""
+    gc.collect()
+    gc.freeze()
+
+
+def remember(config: dict[str, Any]) -> None:
+    """Make Launch.config what `jitney.runner.state` answers from."""
+    state.config = config
