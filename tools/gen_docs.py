@@ -293,7 +293,8 @@ def parameter_texts(parameters: list[inspect.Parameter]) -> list[str]:
         )
         if is_first_keyword:
             texts.append("*")
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        many = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+        stars = next((star for kind, star in many.items() if parameter.kind is kind), "")
         text = stars + parameter.name
         has_annotation = parameter.annotation is not parameter.empty
         if has_annotation:

@@ -54,6 +54,14 @@ class Shell:
         assert process.returncode == code, f"{arguments}: {process.returncode}\n{out}\n{err}"
         return out, err
 
+    def python(self, script):
+        """What a script of the user's prints."""
+        done = subprocess.run(
+            [sys.executable, script], cwd=self.place, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def end(self):
         """Leave nothing behind."""
         for lock in (folder.server_lock(self.home), folder.worker_lock(self.home)):

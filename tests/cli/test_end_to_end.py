@@ -149,7 +149,7 @@ def test_a_file_that_does_not_import(project):
 
 
 def test_an_option_that_is_refused_says_where(project):
-    project.write("refused.py", "import jitney\napp = jitney.App()\n@app.function(timeout=0)\ndef f(): ...\n")
+    project.write("refused.py", "import jitney\napp = jitney.App()\n@app.function(tiemout=3)\ndef f(): ...\n")
     _, err = project.run("run", "refused.py", code=2)
     assert "refused.py:3" in err
     assert "Traceback" not in err
@@ -159,15 +159,9 @@ def test_deploy_look_and_stop(project):
     out, _ = project.run("deploy", "shapes.py", "--tag", "one")
     assert "deployed shapes as version 1" in out
     project.write("caller.py", "import jitney\nprint(jitney.Function.from_name('shapes', 'square').remote(6))\n")
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "caller.py"], cwd=project.place, env=project.environment, capture_output=True, text=True, check=False
-    )
-    assert "36" in done.stdout.splitlines(), done.stderr
+    assert "36" in project.python("caller.py").splitlines()
     apps = json.loads(project.run("app", "list", "--json")[0])
-    assert [(app["name"], app["state"]) for app in apps] == [("shapes", "deployed")]
+    assert [app["name"] for app in apps if app["state"] == "deployed"] == ["shapes"]
     history = json.loads(project.run("app", "history", "shapes", "--json")[0])
     assert history[0]["tag"] == "one"
     assert "squaring 6" in project.run("app", "logs", "shapes")[0]
@@ -279,3 +273,102 @@ def test_a_server_without_work_stops_by_itself(shell):
     shell.write("shapes.py", PROGRAM)
     shell.run("run", "-q", "shapes.py::square", "--x", "3", JITNEY_IDLE_STOP_MS="300")
     assert processes.wait_for_end(shell.home, timeout_ms=30_000)
+
+
+def test_a_module_of_a_package(project):
+    project.write("pack/__init__.py", "")
+    project.write("pack/sums.py", "def total(values):\n    return sum(values)\n")
+    project.write(
+        "pack/jobs.py",
+        """
+        import jitney
+        from pack.sums import total
+        app = jitney.App("jobs")
+
+        @app.function()
+        def add(a: int, b: int) -> int:
+            return total([a, b])
+        """,
+    )
+    assert project.run("run", "-q", "-m", "pack.jobs", "--a", "2", "--b", "3")[0] == "5\n"
+    assert project.run("run", "-q", "pack/jobs.py", "--a", "2", "--b", "3")[0] == "5\n"
+
+
+def test_detached_the_call_is_durable_and_its_id_is_told(project):
+    out, err = project.run("run", "-d", "shapes.py::square", "--x", "6")
+    assert "36" in out.splitlines()
+    call_id = next(word.rstrip(":") for word in err.split() if word.startswith("fc-"))
+    assert json.loads(project.run("call", "show", call_id, "--json")[0])["call"]["kind"] == "spawn"
+
+
+def test_a_terminal_gets_a_live_display_that_leaves_nothing_behind(project):
+    import pty
+    import subprocess
+    import sys
+
+    project.write(
+        "mapped.py",
+        """
+        import time
+        import jitney
+        app = jitney.App("mapped")
+
+        @app.function(max_containers=2)
+        def work(x):
+            time.sleep(0.1)
+            return x
+
+        @app.local_entrypoint()
+        def main():
+            print("sum", sum(work.map(range(20))))
+        """,
+    )
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "jitney", "run", "mapped.py"],
+        cwd=project.place,
+        env={**project.environment, "TERM": "xterm", "COLUMNS": "100"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        shown = b""
+        try:
+            while piece := os.read(master, 65536):
+                shown += piece
+        except OSError:
+            pass  # how a terminal says that nobody writes to it any more
+        os.close(master)
+    text = shown.decode()
+    assert process.returncode == 0
+    assert "sum 190" in text
+    assert "/20" in text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0
+    assert "20 inputs, 0 failed" in text
+
+
+def test_a_restart_keeps_warm_containers(shell):
+    shell.write(
+        "warm.py",
+        """
+        import os
+        import jitney
+        app = jitney.App("warm")
+
+        @app.function(min_containers=1)
+        def pid():
+            return os.getpid()
+
+        if __name__ == "__main__":
+            print(jitney.Function.from_name("warm", "pid").remote())
+        """,
+    )
+    shell.run("up", "--background")
+    shell.run("deploy", "warm.py")
+    before = shell.python("warm.py")
+    shell.run("down", "--keep-containers")
+    shell.run("up", "--background")
+    assert shell.python("warm.py") == before
+    shell.run("down")
+    assert folder.worker_lock(shell.home).holder() is None

@@ -130,7 +130,7 @@ def test_write(tmp_path, result, content):
 
 
 def test_write_refuses_what_no_file_has(tmp_path):
-    with pytest.raises(InvalidError, match="is a object|is a set"):
+    with pytest.raises(InvalidError, match="is a set"):
         write(tmp_path / "out", {1})
 
 

@@ -126,3 +126,11 @@ def test_server_info_is_whole_and_only_its_own_server_takes_it_away(home):
     folder.publish(home, ServerInfo(pid=1, version="1", socket="s"))
     folder.retract(home)
     assert home.read_server_info() is not None
+
+
+def test_what_a_killed_server_said_is_taken_away(home):
+    folder.prepare(home)
+    folder.publish(home, ServerInfo(pid=1, version="1", socket="s"))
+    lock = folder.claim(home)
+    assert home.read_server_info() is None
+    lock.release()

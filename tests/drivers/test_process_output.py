@@ -12,6 +12,7 @@ from jitney.drivers.runtime.process.output import (
     LINE_BYTES_MAX,
     NOTE,
     RATE_BYTES_PER_S,
+    SHARE_PERCENT,
     LineCutter,
     OutputGate,
 )
@@ -73,14 +74,14 @@ def test_a_line_of_ten_megabytes_is_kept_in_bounded_memory():
 
 
 def test_a_flood_is_dropped_and_counted_once_a_second():
-    gate = OutputGate("ta-1", 0.0)
+    gate = OutputGate("ta-1", 1, 0.0)
     chunk = b"x" * 1023 + b"\n"
     sent = kept = 0
     notes = []
     for step in range(100_000):  # 100 MB in ten seconds
         now_s = step / 10_000
         sent += 1
-        for line in gate.feed(1, chunk, at_ms=step, now_s=now_s):
+        for line in gate.feed(chunk, at_ms=step, now_s=now_s):
             if line.fd == NOTE:
                 notes.append(line.text)
             else:
@@ -88,26 +89,30 @@ def test_a_flood_is_dropped_and_counted_once_a_second():
     notes += [line.text for line in gate.finish(at_ms=0) if line.fd == NOTE]
     dropped = sum(int(note.split()[1].replace(",", "")) for note in notes)
     assert kept + dropped == sent
-    assert kept * 1024 <= BURST_BYTES + 10 * RATE_BYTES_PER_S
-    assert kept * 1024 >= RATE_BYTES_PER_S * 8
+    share = SHARE_PERCENT[1] / 100
+    assert kept * 1024 <= (BURST_BYTES + 10 * RATE_BYTES_PER_S) * share
+    assert kept * 1024 >= RATE_BYTES_PER_S * 8 * share
     assert 1 <= len(notes) <= 11
 
 
 def test_what_the_reader_refuses_is_counted_and_so_is_a_refused_note():
-    gate = OutputGate("ta-1", 0.0)
-    first = gate.feed(1, b"a\nb\n", at_ms=1, now_s=0.0)
+    gate = OutputGate("ta-1", 1, 0.0)
+    first = gate.feed(b"a\nb\n", at_ms=1, now_s=0.0)
     gate.refused(first)
-    second = gate.feed(2, b"c\n", at_ms=2, now_s=0.0)
-    assert [line.fd for line in second] == [NOTE, 2]
+    second = gate.feed(b"c\n", at_ms=2, now_s=0.0)
+    assert [line.fd for line in second] == [NOTE, 1]
     gate.refused(second)
-    [note, line] = gate.feed(1, b"d\n", at_ms=3, now_s=0.0)
+    [note, line] = gate.feed(b"d\n", at_ms=3, now_s=0.0)
     assert note.text.startswith("jitney: 3 lines (6 bytes)")
     assert line.text == "d"
     assert gate.finish(at_ms=4) == []
 
 
-def test_both_descriptors_keep_their_own_unfinished_line():
-    gate = OutputGate("ta-1", 0.0)
-    assert gate.feed(1, b"out", at_ms=1, now_s=0.0) == []
-    assert gate.feed(2, b"err", at_ms=1, now_s=0.0) == []
-    assert [(line.fd, line.text) for line in gate.finish(at_ms=2)] == [(1, "out"), (2, "err")]
+def test_a_flood_of_output_leaves_room_for_the_traceback():
+    out, err = OutputGate("ta-1", 1, 0.0), OutputGate("ta-1", 2, 0.0)
+    for _ in range(400):
+        out.feed(b"x" * 65_535 + b"\n", at_ms=1, now_s=0.0)
+    assert out.is_dropping
+    assert [line.text for line in err.feed(b"Traceback\n", at_ms=1, now_s=0.0)] == ["Traceback"]
+    [note] = out.finish(at_ms=2)
+    assert "of standard output were dropped" in note.text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import socket
 import threading
@@ -56,6 +57,8 @@ class ContainerLink:
     ) -> list[int]:
         """Hand out inputs of one call; their tokens."""
         header = protocol.run_header(CALL, method, durable)
+        if batch:  # a batch may be of several calls
+            header = json.dumps({"calls": [CALL] * len(inputs), "method": method, "durable": durable}).encode()
         table = [
             protocol.RunInput(next(self._tokens), first_index + n, 1, data) for n, data in enumerate(inputs)
         ]
@@ -238,7 +241,8 @@ class FakeServer:
         if self.reject is not None:
             sock.sendall(protocol.pack_json(protocol.REJECT, {"reason": self.reject}))
         else:
-            sock.sendall(protocol.pack_json(protocol.WELCOME, {}))
+            with contextlib.suppress(OSError):  # gone already
+                sock.sendall(protocol.pack_json(protocol.WELCOME, {}))
         return container
 
 

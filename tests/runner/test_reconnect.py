@@ -2,7 +2,7 @@
 
 import os
 
-from tests.runner.fake_server import arguments
+from tests.runner.fake_server import CALL, arguments
 
 GATED = """
     import os
@@ -50,7 +50,7 @@ def test_user_code_that_runs_is_named_and_its_result_kept(worker, server, tmp_pa
         writer = os.open(gate, os.O_WRONLY)  # returns when the function reads
         link.hang_up()
         link.wait(lambda link=link: len(link.hellos) == 2)
-        assert link.hellos[1]["running"] == [token]
+        assert link.hellos[1]["running"] == [[token, CALL, 0, 1]]
         os.close(writer)
         assert link.value(token) == 5
         assert link.call(6) == 6

@@ -44,7 +44,7 @@ class Stage:
 
 @pytest.fixture
 def staged(home, link_server):
-    """Runs `play(stage)` with an agent that is attached and has an image; then shuts it down and looks for leftovers."""
+    """Runs `play(stage)` with an attached agent that has an image; then shuts it down and looks for leftovers."""
 
     def run(play, runtime: FakeRuntime | None = None) -> None:
         async def main() -> None:
@@ -187,7 +187,7 @@ def test_containers_go_on_without_a_server_and_reports_are_kept(staged):
         server.attached = None
         await server.open()
         attached = await server.until(lambda: server.attached)
-        assert [one.container_id for one in attached.containers] == ["c2"]
+        assert [(one.container_id, one.pid > 0) for one in attached.containers] == [("c2", True)]
         exited = await server.until(lambda: server.exit_of("c1"))
         assert exited.exit.signal == 11
 

@@ -78,24 +78,6 @@ def is_untouched(home: Home) -> bool:
     return not home.store.exists() and not embedded.is_running(home)
 
 
-def begin() -> None:
-    """Start connecting (and the server, if need be) in the background, while the user's program is imported.
-
-    What goes wrong is told by whoever uses the link first: it asks again.
-    """
-    import threading
-
-    link = configured()
-
-    def connect() -> None:
-        try:
-            PORTAL.call(link.link())
-        except Exception:
-            return
-
-    threading.Thread(target=connect, name="jitney-connect", daemon=True).start()
-
-
 def phases(app_id: str) -> Counter[str]:
     """How many containers of an app there are in each phase, for the live display."""
     found = session.current().ask(CONTAINER_LIST, ContainerList(app=app_id, limit=1000))

@@ -26,7 +26,10 @@ def deploy(program: str, module: bool, name: str, tag: str, stream_logs: bool, a
       jitney deploy embed.py
       jitney deploy embed.py --name embed-test --tag "$(git rev-parse --short HEAD)"
     """
-    from jitney.cli import connection, interrupts, logs
+    from jitney.cli import starting
+
+    starting.begin()
+    from jitney.cli import interrupts, logs
     from jitney.cli import progress as displays
     from jitney.cli.loading import load, split_reference
     from jitney.cli.program import only_app
@@ -34,7 +37,6 @@ def deploy(program: str, module: bool, name: str, tag: str, stream_logs: bool, a
     from jitney.wire.messages.apps import AppLogs
 
     place, wanted = split_reference(program)
-    connection.begin()
     app = only_app(load(place, as_module=module), wanted, place)
     display = displays.choose(quiet=as_json, phases=None)
     with interrupts.stopping("stopping"), output.use(display):

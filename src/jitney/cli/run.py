@@ -60,12 +60,13 @@ def run(
       jitney run -d nightly.py
       jitney run -q -w out.json score.py::score --seed 7
     """
-    from jitney.cli import connection
+    from jitney.cli import starting
+
+    starting.begin()
     from jitney.cli import program as programs
     from jitney.cli.loading import load, split_reference
 
     place, wanted = split_reference(program)
-    connection.begin()
     target = programs.choose(load(place, as_module=module), wanted, place)
     values = parse(target, arguments, f"{context.command_path} {program}")
     if values is None:

@@ -65,7 +65,12 @@ class Remote(Generic[P, R]):
         try:
             endpoint = session.direct()
             if endpoint is not None and not PORTAL.is_here():
-                output = blocking.call(endpoint, call_id, target.function_id, function.method, payload)
+                try:
+                    output = blocking.call(endpoint, call_id, target.function_id, function.method, payload)
+                except BaseException:
+                    # Interrupted: it has said so on its own connection, unless that was in the middle of a frame.
+                    session.give_up(call_id)
+                    raise
             if output is None:
                 output = PORTAL.call(_unary(target, function.method, call_id, payload, resumed=endpoint is not None))
         finally:

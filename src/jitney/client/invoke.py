@@ -64,10 +64,10 @@ class _One:
 
     def end(self) -> None:
         """Have no more to do with it, whether it is over or not."""
-        if not self.output.done():
-            self.output.cancel()
+        self.output.cancel()
+        if self.output.cancelled():  # also by the caller, who awaited it
             self.link.send(CancelCall(self.message.call_id))
-        elif not self.output.cancelled():
+        else:
             self.output.exception()
         self.link.release(self.message.call_id)
 

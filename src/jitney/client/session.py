@@ -111,6 +111,14 @@ class Session:
         """As `request`, blocking, from any other thread."""
         return PORTAL.call(self.request(method, message, resend=resend))
 
+    def give_up(self, call_id: str) -> None:
+        """Tell the server that nobody waits for a call any more. From any thread, without waiting."""
+        from jitney.wire.messages.link import CancelCall
+
+        link = self._link
+        if link is not None and link.is_connected:
+            PORTAL.loop().call_soon_threadsafe(link.send, CancelCall(call_id))
+
     @property
     def pool(self) -> SegmentPool:
         """Shared memory for large values."""

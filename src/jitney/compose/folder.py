@@ -102,6 +102,7 @@ def claim(home: Home) -> Lock:
                 f"a server already runs in {home.root}{who}",
                 hint="use it as it is, stop it with `jitney down`, or set JITNEY_HOME to another folder",
             )
+        home.server_info.unlink(missing_ok=True)  # of a server that was killed
         ensure_token(home)
     except OSError as error:
         raise _explained(home, error) from error

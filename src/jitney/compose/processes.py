@@ -76,9 +76,9 @@ def start_server(home: Home, flags: Sequence[str] = ()) -> int:
     deadline = time.monotonic() + START_S_MAX
     while time.monotonic() < deadline:
         info = home.read_server_info()
-        if info is not None and is_alive(info.pid) and folder.server_lock(home).holder():
+        if info is not None and info.pid == running(home):
             return info.pid
-        if process.poll() is not None and not folder.server_lock(home).holder():
+        if process.poll() is not None and running(home) is None:
             raise ConnectionError(
                 f"the server ended while it started (exit code {process.returncode})\n" + last_lines(home.server_log),
                 hint=f"`jitney doctor` checks this machine; all that it said is in {home.server_log}",
@@ -118,17 +118,6 @@ def _wait(condition: Callable[[], bool], timeout_ms: int) -> bool:
             return False
         time.sleep(POLL_S)
     return True
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected does not."""
-    if not _signal(pid, 0):
-        return False
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return _signal(pid, 0)
-    return state[0] not in ("Z", "X")
 
 
 def last_lines(log: Path, count: int = 8) -> str:

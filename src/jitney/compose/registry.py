@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 # port -> name -> "module:factory"
 DRIVERS: dict[str, dict[str, str]] = {
     "store": {"sqlite": "jitney.drivers.store.sqlite:SqliteStore"},
-    "sources": {"folder": "jitney.drivers.sources.folder:FolderSources"},
-    "logs": {"files": "jitney.drivers.logs.files:FileLogs"},
+    "blobs": {"localdir": "jitney.drivers.blobs.localdir:LocalBlobs"},
+    "sources": {"localdir": "jitney.drivers.sources.localdir:LocalSources"},
+    "logs": {"files": "jitney.drivers.logs.files:LogFiles"},
     "runtime": {"process": "jitney.drivers.runtime.process:ProcessRuntime"},
     "builder": {"uv": "jitney.drivers.builder.uv:UvBuilder"},
 }
@@ -63,7 +64,8 @@ def inspect_store(home: Home, config: ServerConfig) -> tuple[str, str]:
 
 def sources(home: Home) -> SourceStore:
     """Where shipped files are kept."""
-    made: SourceStore = factory("sources", "folder")(home)
+    blobs = factory("blobs", "localdir")(home.files)
+    made: SourceStore = factory("sources", "localdir")(home.sources, blobs)
     return made
 
 

@@ -36,7 +36,7 @@ class Worker:
         self._home = home
         self._lock = folder.worker_lock(home)
         self._process: subprocess.Popen[bytes] | None = None
-        self._pause_s = RESTART_S_MIN
+        self._pause_s = 0.0
         self._started_at_s = 0.0
         self._start_at_s = 0.0
 
@@ -58,7 +58,7 @@ class Worker:
             return ""
         if self._start_at_s == 0.0:
             is_steady = now_s - self._started_at_s > STEADY_S
-            self._pause_s = RESTART_S_MIN if is_steady else min(2 * self._pause_s, RESTART_S_MAX)
+            self._pause_s = RESTART_S_MIN if is_steady else min(max(2 * self._pause_s, RESTART_S_MIN), RESTART_S_MAX)
             self._start_at_s = now_s + self._pause_s
             code = process.returncode if process is not None else "unknown"
             return f"the worker has ended (exit code {code}); starting it again in {self._pause_s:g} s"
@@ -98,6 +98,7 @@ def run(home: Home, config: Config, *, background: bool, stay: bool = True) -> N
         InvalidError: the folder cannot be used.
     """
     lock = folder.claim(home)
+    raise_file_limit()
     worker = Worker(home)
     try:
         worker.start()
@@ -115,6 +116,14 @@ def run(home: Home, config: Config, *, background: bool, stay: bool = True) -> N
         lock.release()
 
 
+def raise_file_limit() -> None:
+    """As many files as the system lets us have: each container and each client is a socket."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def serve(home: Home, config: Config, worker: Worker, *, background: bool, stay: bool) -> None:
     """The server's life on the loop."""
     import asyncio
@@ -125,12 +134,13 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
 
     log_to_stderr(background)
     idle_ms = 0 if stay else config.server.idle_stop_ms
+    logs = registry.logs(home)
     server = Server(
         home=home,
         secret=home.read_token(),
         store=registry.store(home, config.server),
         sources=registry.sources(home),
-        logs=registry.logs(home),
+        logs=logs,
         options=ServerOptions(
             version=__version__,
             http_port=config.server.http_port,
@@ -155,6 +165,7 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
         folder.retract(home)
         if not server._keep_containers:
             await worker.end(is_told=is_told)
+        await logs.close()
 
 
 def announce(home: Home, server: Server) -> None:

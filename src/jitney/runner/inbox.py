@@ -18,7 +18,7 @@ HEADERS_MAX = 1_000
 class Work:
     """One invocation: an input, or with `batch` the inputs of one @batched invocation."""
 
-    __slots__ = ("attempt", "batch", "call", "durable", "index", "method", "payload", "token")
+    __slots__ = ("attempt", "batch", "call", "calls", "durable", "index", "method", "payload", "token")
 
     def __init__(self, call: str, method: str, durable: bool, first: protocol.RunInput) -> None:
         self.call = call
@@ -26,6 +26,7 @@ class Work:
         self.durable = durable
         self.token, self.index, self.attempt, self.payload = first
         self.batch: list[protocol.RunInput] | None = None
+        self.calls: dict[int, str] = {}  # of a batch: the call of each token
 
     @property
     def tokens(self) -> list[int]:
@@ -36,17 +37,17 @@ class Work:
 class Inbox:
     """See the module. `on_cancel(work)`, where set, is asked to interrupt work that has started."""
 
-    def __init__(self, unreported: dict[int, None]) -> None:
+    def __init__(self, unreported: dict[int, tuple[str, int, int]]) -> None:
         self.waiting: deque[Work] = deque()
         self.running: dict[int, Work] = {}  # by token
-        self.unreported = unreported  # tokens received whose result is not out: what HELLO lists
+        self.unreported = unreported  # received, and the result is not out: what HELLO lists
         self.credit: dict[int, int] = {}  # further items allowed, by token of a running generator
         self.cancelled: set[int] = set()  # tokens of running inputs
         self.stopping = False
         self.grace_ms = 0
         self.rejected: bytes | None = None
         self.on_cancel: Callable[[Work], None] | None = None
-        self._headers: dict[bytes, tuple[str, str, bool]] = {}
+        self._headers: dict[bytes, tuple[tuple[str, ...], str, bool]] = {}
 
     def take(self, kind: int, body: bytes) -> bytes | None:
         """Take a frame in; the frame to answer with, if any.
@@ -104,7 +105,8 @@ class Inbox:
         if known is None:
             try:
                 fields: dict[str, Any] = json.loads(header)
-                known = str(fields["call"]), str(fields["method"]), bool(fields["durable"])
+                calls = tuple(map(str, fields["calls"])) if batch else (str(fields["call"]),)
+                known = calls, str(fields["method"]), bool(fields.get("durable"))
             except (ValueError, KeyError, TypeError) as error:
                 raise protocol.ProtocolError(f"the header of a RUN frame: {error}") from None
             if len(self._headers) >= HEADERS_MAX:
@@ -112,14 +114,19 @@ class Inbox:
             self._headers[header] = known
         if self.stopping:
             return protocol.pack_tokens(protocol.RECALLED, [item.token for item in inputs])
-        inputs = [item for item in inputs if item.token not in self.unreported]
-        for item in inputs:
-            self.unreported[item.token] = None
+        calls, method, durable = known
+        if batch and len(calls) != len(inputs):
+            raise protocol.ProtocolError("the header of a RUN_BATCH frame has not a call for each input")
+        new = [(calls[at] if batch else calls[0], item) for at, item in enumerate(inputs)]
+        new = [(call, item) for call, item in new if item.token not in self.unreported]
+        for call, item in new:
+            self.unreported[item.token] = (call, item.index, item.attempt)
         if not batch:
-            self.waiting.extend([Work(*known, item) for item in inputs])
-        elif inputs:
-            work = Work(*known, inputs[0])
-            work.batch = inputs
+            self.waiting.extend([Work(call, method, durable, item) for call, item in new])
+        elif new:
+            work = Work(new[0][0], method, durable, new[0][1])
+            work.batch = [item for _, item in new]
+            work.calls = {item.token: call for call, item in new}
             self.waiting.append(work)
         return None
 

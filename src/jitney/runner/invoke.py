@@ -60,7 +60,7 @@ class Values:
         """The (args, kwargs) of an input."""
         return payload.decode(data, pool=self.pool, blobs=self.blobs)
 
-    def encode(self, value: Any, work: Work, index: int) -> bytes:
+    def encode(self, value: Any, work: Work, index: int, call: str = "") -> bytes:
         """A result, or a yielded item."""
         try:
             if not work.durable:
@@ -70,7 +70,7 @@ class Values:
                 pool=None,
                 blobs=self.blobs,
                 inline_max=payload.INLINE_BYTES_MAX_DURABLE,
-                name=f"{work.call}.{index}.out",
+                name=f"{call or work.call}.{index}.out",
             )
         except payload.UnpicklableError as error:
             what = f"{self.name}.{work.method}" if work.method else self.name
@@ -246,7 +246,7 @@ class Batch:
             )
         for item, one in zip(self.items, value):  # noqa: B905 (`strict` is of Python 3.10)
             try:
-                data = self.values.encode(one, self.work, item.index)
+                data = self.values.encode(one, self.work, item.index, self.work.calls[item.token])
             except payload.PayloadError as error:
                 self._fail(item, error)
             else:

@@ -11,6 +11,7 @@ socket is on a descriptor far up, and every error on it means the same: connect 
 from __future__ import annotations
 
 import _thread
+import errno
 import fcntl
 import os
 import socket
@@ -27,6 +28,7 @@ RECONNECT_FOR_S = 60.0
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
 WELCOME_WITHIN_S = 5.0
+FINISH_WITHIN_S = 2.0
 
 
 class LinkLost(Exception):
@@ -48,7 +50,8 @@ class Connection:
 class Link:
     """See the module. `hello` gives the body of HELLO; `after_welcome` gives frames to send first on a new connection.
 
-    `unreported` has the tokens of inputs whose result is not out yet; they leave it as their RESULTS frame does.
+    `unreported` has token -> (call id, index, attempt) of inputs whose result is not out yet; they leave it as their
+    RESULTS frame does.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Link:
     ) -> None:
         self.path = path
         self.lock = _thread.allocate_lock()  # held while sending
-        self.unreported: dict[int, None] = {}
+        self.unreported: dict[int, tuple[str, int, int]] = {}
         self.lost: LinkLost | None = None
         self.on_reconnect: Callable[[], None] | None = None
         self._hello = hello
@@ -145,6 +148,21 @@ class Link:
                 pass  # the stream cannot be trusted any more
         _end(connection)
         return []
+
+    def finish(self) -> None:
+        """Say that nothing more comes, and wait until the server has heard it all.
+
+        A process that ends with frames unread resets the connection, and the server may lose what came before.
+        """
+        connection = self.connection
+        try:
+            connection.sock.settimeout(FINISH_WITHIN_S)
+            connection.sock.shutdown(socket.SHUT_WR)
+            while connection.sock.recv(READ_BYTES):
+                pass
+        except OSError:
+            pass
+        _end(connection)
 
     # ------------------------------------------------------------------ connecting
 
@@ -232,12 +250,13 @@ def rejection(body: bytes) -> str:
 
 
 def _end(connection: Connection) -> None:
-    """Mark as broken, and wake whoever waits for it. Closing is left to the last user: the number may be used again."""
+    """Mark as broken, and wake whoever waits for it. Closing is left to the last user of the object."""
     connection.ended = True
     try:
         connection.sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            connection.sock.detach()  # user code has closed it: the number may be another file's by now
 
 
 def close_in_child(link: Link) -> None:

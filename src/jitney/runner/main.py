@@ -36,13 +36,13 @@ class Container:
 
     def _hello(self) -> dict[str, Any]:
         # A new Link says HELLO before it is ours.
-        running = list(self.link.unreported) if hasattr(self, "link") else []
+        unreported = self.link.unreported if hasattr(self, "link") else {}
         return {
             "container": self.config["container"],
             "token": self.config["token"],
             "pid": os.getpid(),
             "python": ".".join(map(str, sys.version_info[:3])),
-            "running": running,
+            "running": [[token, *of] for token, of in list(unreported.items())],
             "ready": bool(self.ready),
         }
 
@@ -57,7 +57,8 @@ class Container:
         invoker.fork_guard = guard_forks(self.link)
         executor = _executor(loaded, self.config)(self.link, self.inbox, self.outbox, invoker, self.config)
         if loaded.enter:
-            self.outbox.start()  # start-up code may take minutes: a server that restarts meanwhile is found again
+            # Start-up code may take minutes: a server that restarts meanwhile is found again.
+            self.outbox.start(nudge=not loaded.is_async)
             executor.run_hooks(loaded, entering=True)
         phases = {"load": _ms(self.started_s, load_s), "enter": _ms(load_s, monotonic())}
         ready = protocol.pack_json(protocol.READY, {"phases_ms": phases})
@@ -66,16 +67,18 @@ class Container:
                 self.link.send_locked(ready)
             self.ready = ready  # after a break it is said again, first of all
         if not loaded.enter:
-            self.outbox.start()
+            self.outbox.start(nudge=not loaded.is_async)
         return executor, loaded
 
     def deliver(self) -> None:
-        """Get out what could not be sent while the link was broken."""
+        """Get out all that was said, also what could not be sent while the link was broken, and hang up."""
         if self.link.connection.ended:
             try:
                 self.link.reconnect(self.link.connection)
             except LinkLost as lost:
                 note(f"{lost}; what this container had to say is lost")
+                return
+        self.link.finish()
 
 
 def run(config: dict[str, Any], module: Any) -> int:

@@ -21,8 +21,9 @@ HOLD_NS = 1_000_000
 HELD_BYTES_MAX = 64 * 1024
 FAST_NS = 200_000  # results of work that takes longer are not worth holding
 POLL_MS = 1
-POLL_DEAF_MS = 20  # when user code has closed the pipe that would wake the keeper
+POLL_SELDOM_MS = 20  # when user code has closed the pipe that would wake the keeper; between two nudges
 QUIET_ROUNDS = 2
+NUDGES = 2
 ITEMS_AHEAD = 1_000  # as values.calls.GENERATOR_ITEMS_AHEAD
 
 _HANGUP = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR are always told
@@ -46,6 +47,37 @@ class Stream:
         return self.sent + len(self.held)
 
 
+class Nudges:
+    """Signals that may have come a moment too early, sent once more.
+
+    Python runs a handler between two bytecodes. A signal that arrives after the last look, but before the system call
+    that follows, is noted and then waited over: the call is not interrupted, and may last for ever. The wake-up
+    descriptor tells us of every signal; a little later we send it again, to the main thread alone.
+    """
+
+    def __init__(self, main_thread: int) -> None:
+        self.due: dict[int, int] = {}  # signal -> how often still
+        self._main_thread = main_thread
+        self._echoes: dict[int, int] = {}  # our own, which we hear too
+
+    def heard(self, numbers: bytes) -> None:
+        """Bytes of the wake-up descriptor: the numbers of signals, and zeros."""
+        for number in numbers:
+            if self._echoes.get(number, 0):
+                self._echoes[number] -= 1
+            elif number in (signal.SIGTERM, signal.SIGURG):
+                self.due[number] = NUDGES
+
+    def act(self) -> None:
+        """Send what is due."""
+        for number in list(self.due):
+            self._echoes[number] = 1
+            self.due[number] -= 1
+            if not self.due[number]:
+                del self.due[number]
+            signal.pthread_kill(self._main_thread, number)
+
+
 class Outbox:
     """See the module."""
 
@@ -56,6 +88,7 @@ class Outbox:
         self._sent_at_ns = 0
         self._streams: dict[int, Stream] = {}  # with held items
         self._bell = self._ring = -1
+        self._nudges = Nudges(0)
         self._awake = True  # nobody to wake before start()
 
     # ------------------------------------------------------------------ results
@@ -117,10 +150,13 @@ class Outbox:
 
     # ------------------------------------------------------------------ the keeper
 
-    def start(self) -> None:
-        """Start the keeper."""
+    def start(self, *, nudge: bool) -> None:
+        """Start the keeper; on the main thread. `nudge`: it also sees to it that signals are heard (see Nudges)."""
         self._bell, self._ring = map(_out_of_the_way, os.pipe())
         os.set_blocking(self._ring, False)
+        self._nudges = Nudges(_thread.get_ident())
+        if nudge:
+            signal.set_wakeup_fd(self._ring, warn_on_full_buffer=False)
         self._awake = False
         _thread.start_new_thread(self._keep, ())
 
@@ -128,7 +164,7 @@ class Outbox:
         if not self._awake:
             self._awake = True
             try:
-                os.write(self._ring, b"x")
+                os.write(self._ring, b"\0")
             except OSError:
                 pass  # closed by user code: see _watch
 
@@ -158,24 +194,28 @@ class Outbox:
             poll.register(self._bell, select.POLLIN)
         quiet = 0
         while self._link.connection is connection:
-            if self._bell < 0:
-                wait_ms: int | None = POLL_DEAF_MS
-            else:
-                wait_ms = POLL_MS if self._awake else None
-            for descriptor, what in poll.poll(wait_ms):
+            events = poll.poll(self._wait_ms())
+            for descriptor, what in events:
                 if descriptor == number:
                     return False
                 if what == select.POLLIN:
-                    os.read(self._bell, 4096)
+                    self._nudges.heard(os.read(self._bell, 4096))
                 else:  # user code closed it
                     poll.unregister(self._bell)
                     self._bell = -1
+            if not events:
+                self._nudges.act()
             quiet = 0 if self._flush_due() else quiet + 1
             if quiet > QUIET_ROUNDS:
                 self._awake = False
                 if self._results or self._streams:  # came in between, and whoever held it saw us awake
                     self._awake = True
         return True
+
+    def _wait_ms(self) -> int | None:
+        if self._awake:
+            return POLL_MS
+        return POLL_SELDOM_MS if self._bell < 0 or self._nudges.due else None
 
     def _flush_due(self) -> bool:
         if not self._results and not self._streams:

@@ -54,8 +54,8 @@ class SerialExecutor:
         self._work: Work | None = None
         self._in_user = False
         self._in_receive = False
+        self._interrupting = False
         self._look = False  # SIGURG came
-        self._looked_at_ns = 0
         signal.signal(signal.SIGURG, self._on_urgent)
         signal.signal(signal.SIGTERM, self._on_terminate)
 
@@ -182,7 +182,7 @@ class SerialExecutor:
 
     def _on_urgent(self, _number: int, _frame: object) -> None:
         self._look = True
-        if self._in_user and self._work is not None:
+        if self._in_user and self._work is not None and not self._interrupting:
             self._interrupt()
 
     def _on_terminate(self, _number: int, _frame: object) -> None:
@@ -190,7 +190,8 @@ class SerialExecutor:
             return
         self.is_stopping = True
         if self._in_user:
-            self._interrupt()
+            if not self._interrupting:
+                self._interrupt()
         elif self._in_receive:
             raise Terminated
 
@@ -200,10 +201,19 @@ class SerialExecutor:
         Raises:
             InputCancellation: into the user's code.
         """
-        if self.is_stopping:
-            raise InputCancellation("the container is ending")
-        self._drain()
-        work = self._work
-        if work is not None and self.inbox.is_cancelled(work):
-            self.inbox.cancelled.difference_update(work.tokens)  # once: code that catches it may go on
-            raise InputCancellation("the call was cancelled")
+        while True:
+            # A signal that comes meanwhile leaves its note only: what runs here cannot be done twice at a time.
+            self._interrupting = True
+            try:
+                if self._look:
+                    self._drain()
+            finally:
+                self._interrupting = False
+            if self.is_stopping:
+                raise InputCancellation("the container is ending")
+            work = self._work
+            if work is not None and self.inbox.is_cancelled(work):
+                self.inbox.cancelled.difference_update(work.tokens)  # once: code that catches it may go on
+                raise InputCancellation("the call was cancelled")
+            if not self._look:
+                return

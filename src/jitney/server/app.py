@@ -231,7 +231,15 @@ class Server:
                 if "/" not in name and not name.startswith("."):
                     (self._home.blobs / name).unlink(missing_ok=True)
             segments.sweep(str(self._home.segments), time.time())
+            await self._sweep_files(now_ms - FORGET_MS)
             await asyncio.sleep(SWEEP_S)
+
+    async def _sweep_files(self, before_ms: int) -> None:
+        """Sources and logs of apps that nobody lists any more."""
+        apps = {record.app_id for record in await self._store.apps.recent(limit=100_000)}
+        await self._logs.sweep(apps | set(self.apps.running), before_ms)
+        used = {pool.spec.source_id for pool in self.router.pools.values()}
+        await self._sources.sweep(used, before_ms)
 
     def _record_ended(self, container: Container) -> None:
         self._spawn(self._store.containers.put([container.record()]))

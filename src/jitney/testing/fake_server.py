@@ -73,6 +73,7 @@ class Call:
         self.link = link
         self.kept: list[m.Message] = []
         self.cancelled = False
+        self.running: set[int] = set()
         self.credit = threading.Semaphore(GENERATOR_ITEMS_AHEAD)
 
     def send(self, message: m.Message) -> None:
@@ -310,7 +311,9 @@ class FakeServer:
             self._deliver(call, [self._run(call, n, body) for n, body in enumerate(payloads, first)])
         else:
             for index, body in enumerate(payloads, first):
-                self.pool.submit(self._run_and_deliver, call, index, body)
+                if index not in call.running:  # else a repeat of what is under way
+                    call.running.add(index)
+                    self.pool.submit(self._run_and_deliver, call, index, body)
         if self.faults.drop_after_frames is not None:
             self.faults.drop_after_frames -= 1
             if self.faults.drop_after_frames <= 0:
@@ -327,6 +330,7 @@ class FakeServer:
             self._soon(self._deliver, call, [self._run(call, index, body)])
 
     def _deliver(self, call: Call, outputs: list[Output]) -> None:
+        call.running.difference_update(output.index for output in outputs)
         if self.faults.reverse:
             outputs.reverse()
         for _ in range(2 if self.faults.duplicate else 1):

@@ -157,7 +157,8 @@ class Agent:
         if image is None:
             image = self.builder.find(image_id)
             if image is None:
-                raise StartFailed(f"image {image_id} is not on this machine: build it again")
+                reason = f"image {image_id} is not on this machine: build it again"
+                raise StartFailed(reason, startup_failure(reason))
             if len(self._images) >= IMAGES_KEPT:
                 self._images.clear()
             self._images[image_id] = image

@@ -113,14 +113,13 @@ class WorkerState:
         """What a server that knows nothing is told on attaching."""
         return tuple(
             workers.RunningContainer(
-                container_id=one.handle.container_id,
+                container_id=one.launch.container_id,
                 function_id=one.launch.function_id,
                 app_id=one.launch.app_id,
-                pid=one.handle.pid,
-                started_at_ms=one.started_at_ms,
+                pid=one.handle.pid if one.handle is not None else 0,
+                started_at_ms=one.started_at_ms or one.asked_at_ms,
             )
             for one in self.containers.values()
-            if one.handle is not None
         )
 
     def next_deadline_ms(self) -> int | None:
@@ -146,7 +145,7 @@ class WorkerState:
             return
         one = self.containers[launch.container_id] = Tracked(launch=launch, asked_at_ms=self._now_ms)
         if self.is_closing:
-            self._end(one, startup_failure("this machine's worker is stopping"))
+            self._end(one, startup_failure("this machine's worker is stopping"), transient=True)
         else:
             self._launch(one)
 
@@ -238,7 +237,7 @@ class WorkerState:
             self._end(one)
         elif one.starts >= STARTS_MAX:
             reason = f"the warm process that it starts from died {one.starts} times at its start"
-            self._end(one, startup_failure(reason))
+            self._end(one, startup_failure(reason), transient=True)
         else:
             self._launch(one)
 
@@ -264,17 +263,18 @@ class WorkerState:
 
     def _on_not_started(self, event: events.NotStarted) -> None:
         failure = event.failure or startup_failure(f"the container could not be started: {event.reason}")
-        self._end(self.containers[event.container_id], failure)
+        self._end(self.containers[event.container_id], failure, transient=not event.failure)
 
     def _on_gone(self, event: events.ContainerGone) -> None:
         self._end(self.containers[event.container_id], how=event.exit)
 
-    def _end(self, one: Tracked, failure: bytes = b"", *, how: Exit | None = None) -> None:
+    def _end(self, one: Tracked, failure: bytes = b"", *, how: Exit | None = None, transient: bool = False) -> None:
         container_id = one.launch.container_id
         del self.containers[container_id]
         self.pool.ended(one.launch.template, container_id, self._now_ms)
         how = how or Exit(exit_code=1 if failure else None)
-        self._send(workers.ContainerExited(container_id=container_id, exit=how, failure=failure))
+        report = workers.ContainerExited(container_id=container_id, exit=how, failure=failure, transient=transient)
+        self._send(report)
 
     # -------------------------------------------------------------------------------------------- clock, link
 

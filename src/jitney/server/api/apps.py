@@ -25,6 +25,7 @@ from jitney.wire.messages import apps as am
 
 STOP_WAIT_S = 10.0  # how long a stop waits for the last lines of its containers
 LIST_MAX = 1_000
+LINES_A_FRAME = 1_000
 
 
 class AppsApi:
@@ -192,15 +193,9 @@ class AppsApi:
             if isinstance(peer, Link):
                 running.links.add(peer)
         try:
-            past = await self._logs.read(
-                app_id, container_id=request.container_id, since_ms=request.since_ms, tail=request.tail
-            )
-            past = [line for line in past if self._is_wanted(line, request)]
-            for start in range(0, len(past), 1_000):
-                emit(am.LogLines(lines=tuple(past[start : start + 1_000])))
+            seen = await self._past(app_id, request, emit)
             if not request.follow or running is None:
                 return am.Done()
-            seen = set(past[-1_000:])
             live[:] = [line for line in live if line not in seen]
             await self._follow(app_id, live, arrived, emit, peer)
             return am.Done()
@@ -208,6 +203,24 @@ class AppsApi:
             if running is not None:
                 running.readers.discard(read)
                 running.ended.discard(arrived.set)
+
+    async def _past(self, app_id: str, request: am.AppLogs, emit: Emit) -> set[LogLine]:
+        """Send what is kept; gives the last page, for what came twice."""
+        position = 0
+        while True:
+            page = await self._logs.read(
+                app_id,
+                container_id=request.container_id,
+                function=request.function,
+                since_ms=request.since_ms,
+                tail=request.tail,
+                position=position,
+            )
+            for start in range(0, len(page.lines), LINES_A_FRAME):
+                emit(am.LogLines(lines=tuple(page.lines[start : start + LINES_A_FRAME])))
+            if not page.more:
+                return set(page.lines)
+            position = page.position
 
     async def _follow(self, app_id: str, live: list[LogLine], arrived: asyncio.Event, emit: Emit, peer: Peer) -> None:
         while True:

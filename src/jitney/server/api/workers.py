@@ -75,6 +75,7 @@ class WorkersApi:
             if container is not None:
                 by_app.setdefault(container.app_id, []).append(line)
         for app_id, its in by_app.items():
-            self._run(self._logs.append(app_id, its))
+            functions = {line.container_id: self._fleet.containers[line.container_id].pool.spec.name for line in its}
+            self._run(self._logs.append(app_id, its, functions=functions))
             for read in self._apps.readers(app_id):
                 read(its)

@@ -115,6 +115,16 @@ class Actor:
         """A container, from an open template."""
         return await self.runtime.start(launch, self.stage.image, self.log.take)
 
+    async def lose_template(self, launch: Launch, probe: Callable[[], Launch]) -> None:
+        """End its template, and wait until that was noticed: no `probe` (which ends by itself) can be started."""
+        self.stage.kill_template(launch)
+        while True:
+            try:
+                handle = await self.run(probe())
+            except TemplateGone:
+                return
+            await self.runtime.wait(handle)
+
 
 Play = Callable[[Actor], Awaitable[None]]
 MakeStage = Callable[[], AbstractAsyncContextManager[Stage]]
@@ -202,8 +212,7 @@ class RuntimeContract:
             await actor.open(launch)
             handle = await actor.run(launch)
             await actor.log.until(handle.container_id, "ready")
-            actor.stage.kill_template(launch)
-            assert await self._is_gone(actor)
+            await actor.lose_template(launch, lambda: actor.stage.launch(Program.EXITS_WITH_3))
             assert actor.runtime.stats(handle) is not None
             actor.runtime.signal(handle, signal.SIGTERM)
             end = await actor.runtime.wait(handle)
@@ -211,15 +220,6 @@ class RuntimeContract:
             assert (await actor.runtime.wait(await actor.start(Program.EXITS_WITH_3))).exit_code == 3
 
         self.play(make_stage, play)
-
-    async def _is_gone(self, actor: Actor) -> bool:
-        """Start until the death of the template has been noticed; what starts meanwhile ends by itself."""
-        while True:
-            try:
-                handle = await actor.run(actor.stage.launch(Program.EXITS_WITH_3))
-            except TemplateGone:
-                return True
-            await actor.runtime.wait(handle)
 
     def test_5_the_exit_comes_after_every_line_and_may_be_asked_for_again(self, make_stage: MakeStage) -> None:
         async def play(actor: Actor) -> None:

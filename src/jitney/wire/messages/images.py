@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from jitney.values.images import BuiltImage, ImageSpec
+from jitney.values.sources import SourceFile as SourceFile
 
 
 class ImageBuild(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,14 +42,6 @@ class SourcePut(msgspec.Struct, frozen=True, kw_only=True):
     """Contents of files, in batches below the frame limit; the server computes the digests."""
 
     contents: list[bytes]
-
-
-class SourceFile(msgspec.Struct, frozen=True, array_like=True):
-    """A file at a relative POSIX path ('pkg/mod.py'), or an absolute container path ('/data/x')."""
-
-    path: str
-    digest: str
-    executable: bool = False
 
 
 class SourceCreate(msgspec.Struct, frozen=True, kw_only=True):

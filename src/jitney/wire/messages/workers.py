@@ -16,7 +16,7 @@ class WorkerAttach(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunningContainer(msgspec.Struct, frozen=True, kw_only=True):
-    """A container that outlived the server's last run."""
+    """A container that outlived the server's last run; `pid` is 0 while it starts."""
 
     container_id: str
     function_id: str
@@ -63,11 +63,15 @@ class ContainerStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started")
 
 
 class ContainerExited(msgspec.Struct, frozen=True, kw_only=True, tag="exited"):
-    """Sent once per container, after its last log line. `failure`: it never started, and why (runner.payload)."""
+    """Sent once per container, after its last log line. `failure`: it never started, and why (runner.payload).
+
+    `transient`: the failure is the machine's, not the code's, and may be over at the next start.
+    """
 
     container_id: str
     exit: Exit
     failure: bytes = b""
+    transient: bool = False
 
 
 class ContainerLogs(msgspec.Struct, frozen=True, kw_only=True, tag="logs"):

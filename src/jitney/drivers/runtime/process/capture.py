@@ -25,7 +25,7 @@ class Capture:
     def __init__(self, container_id: str, output: Output) -> None:
         self.container_id = container_id
         self._output = output
-        self._gate = OutputGate(container_id, time.monotonic())
+        self._gates = _gates(container_id)
         self._fds: dict[int, int] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
@@ -67,10 +67,10 @@ class Capture:
         self._end_text()
         if container_id is not None and container_id != self.container_id:
             self.container_id = container_id
-            self._gate = OutputGate(container_id, time.monotonic())
+            self._gates = _gates(container_id)
 
     def _on_readable(self, which: int) -> None:
-        if self._read(which) and self._gate.is_dropping:
+        if self._read(which) and self._gates[which].is_dropping:
             self._loop.remove_reader(self._fds[which])
             self._timers[which] = self._loop.call_later(DRAIN_S, self._resume, which)
 
@@ -93,16 +93,18 @@ class Capture:
         if not data:
             self._close(which)
             return False
-        self._deliver(self._gate.feed(which, data, at_ms=now_ms(), now_s=time.monotonic()))
+        gate = self._gates[which]
+        self._deliver(gate, gate.feed(data, at_ms=now_ms(), now_s=time.monotonic()))
         return True
 
-    def _deliver(self, lines: list[LogLine]) -> None:
+    def _deliver(self, gate: OutputGate, lines: list[LogLine]) -> None:
         if lines and not self._output(lines):
-            self._gate.refused(lines)
+            gate.refused(lines)
 
     def _end_text(self) -> None:
-        self._deliver(self._gate.finish(at_ms=now_ms()))
-        self._deliver(self._gate.finish(at_ms=now_ms()))  # a note alone, if those lines were refused
+        for gate in self._gates.values():
+            self._deliver(gate, gate.finish(at_ms=now_ms()))
+            self._deliver(gate, gate.finish(at_ms=now_ms()))  # a note alone, if those lines were refused
 
     def _close(self, which: int) -> None:
         fd = self._fds.pop(which)
@@ -116,6 +118,10 @@ class Capture:
         for fd in self.child_fds:
             os.close(fd)
         self.child_fds = []
+
+
+def _gates(container_id: str) -> dict[int, OutputGate]:
+    return {fd: OutputGate(container_id, fd, time.monotonic()) for fd in (1, 2)}
 
 
 def now_ms() -> int:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from jitney.drivers.runtime.process import procfs
 from jitney.drivers.runtime.process.capture import Capture
 from jitney.drivers.runtime.process.render import ContainerRecipe
+from jitney.drivers.runtime.process.scratch import MODE, ScratchFolders
 from jitney.drivers.runtime.process.template import TemplateProcess
 from jitney.ports.runtime import ContainerHandle, Output, StartFailed
+from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, Launch
 
 
 class Container:
     """What the runtime knows of a container. `template` is None for one that is a child of this process."""
 
-    def __init__(self, launch: Launch, recipe: ContainerRecipe, output: Output) -> None:
+    def __init__(self, launch: Launch, recipe: ContainerRecipe, scratch: ScratchFolders, output: Output) -> None:
         loop = asyncio.get_running_loop()
         self.id = launch.container_id
         self.launch = launch
@@ -32,12 +32,23 @@ class Container:
         self.was_killed = False  # by us: not by the kernel for want of memory
         self.over_kib = 0  # what it used when it passed its memory limit
         self.stop_watch: Callable[[], None] | None = None
-        make_folders(recipe)
+        self._scratch = scratch
         try:
+            self._folder = scratch.take(self.id)
+        except OSError as error:
+            raise StartFailed(f"its folder {recipe.cwd} cannot be made: {error.strerror or error}") from error
+        try:
+            for folder in recipe.folders:
+                os.makedirs(folder, mode=MODE, exist_ok=True)
+            if not recipe.cwd.startswith(self._folder) and not os.path.isdir(recipe.cwd):
+                raise _no_workdir(recipe.cwd)
             self.capture = Capture(self.id, output)
-        except BaseException:
-            remove_folder(recipe.folders[0])
+        except StartFailed:
+            scratch.give_back(self._folder)
             raise
+        except OSError as error:
+            scratch.give_back(self._folder)
+            raise StartFailed(f"no folder, or no pipes, for it: {error.strerror or error}") from error
 
     def message(self) -> dict[str, object]:
         """What a template is asked for."""
@@ -75,36 +86,9 @@ class Container:
             self.stop_watch()
             self.stop_watch = None
         self.capture.finish()
-        remove_folder(self.recipe.folders[0])
+        self._scratch.give_back(self._folder)
 
 
-def make_folders(recipe: ContainerRecipe) -> None:
-    """The scratch folder, and what belongs into it.
-
-    Raises:
-        StartFailed: it cannot be made; the message says why.
-    """
-    try:
-        os.mkdir(recipe.folders[0], mode=0o700)
-        for folder in recipe.folders[1:]:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StartFailed(f"its folder {recipe.folders[0]} cannot be made: {error.strerror or error}") from error
-
-
-def remove_folder(folder: str) -> None:
-    """Remove a scratch folder: at once where it is empty, otherwise in a thread, as it may be huge."""
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return
-    except OSError:
-        pass
-    else:
-        return
-    trash = Path(folder).with_suffix(".trash")
-    try:
-        os.rename(folder, trash)
-    except OSError:
-        return
-    asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(trash, ignore_errors=True))
+def _no_workdir(path: str) -> StartFailed:
+    reason = f"the image's workdir {path} is not a folder of this machine: make it, or give a relative one"
+    return StartFailed(reason, encode_failure_text("InvalidError", reason, module="jitney.errors"))

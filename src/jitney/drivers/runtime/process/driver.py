@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import shutil
 import signal
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
@@ -15,6 +14,7 @@ from jitney.drivers.runtime.process.container import Container
 from jitney.drivers.runtime.process.leftovers import Leftovers
 from jitney.drivers.runtime.process.memory import MemoryWatch
 from jitney.drivers.runtime.process.render import render_container
+from jitney.drivers.runtime.process.scratch import ScratchFolders
 from jitney.drivers.runtime.process.template import TemplateProcess, collect_exit, watch_exit
 from jitney.drivers.runtime.process.templates import Templates, marker_of
 from jitney.ports.runtime import (
@@ -45,6 +45,7 @@ class ProcessRuntime:
         self._home = home
         self._children: set[int] = set()  # ours by right: templates, and containers that have no template (any more)
         self._leftovers = Leftovers(home, marker_of(home))
+        self._scratch = ScratchFolders(home.containers)
         self._memory = MemoryWatch(self._over_memory)
         self._templates = Templates(
             home,
@@ -69,7 +70,7 @@ class ProcessRuntime:
         """See the port."""
         self._adopt_orphans()
         count = await self._leftovers.reap()
-        await asyncio.to_thread(_empty, self._home)
+        await asyncio.to_thread(self._scratch.prepare)
         return count
 
     def _adopt_orphans(self) -> None:
@@ -121,10 +122,7 @@ class ProcessRuntime:
             raise TemplateGone
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         recipe = render_container(launch, image, home=self._home, nofile_hard=hard)
-        try:
-            container = Container(launch, recipe, output)
-        except OSError as error:
-            raise StartFailed(f"no pipes for its output: {error.strerror or error}") from error
+        container = Container(launch, recipe, self._scratch, output)
         self._containers[container.id] = container
         try:
             if template is None:
@@ -270,19 +268,18 @@ class ProcessRuntime:
             cpu_ms=sum(stat.cpu_ms for stat in found),
         )
 
+    def template_pid(self, spec: TemplateSpec) -> int | None:
+        """The process of an open template: for tests that kill it."""
+        template = self._templates.find(spec)
+        return template.pid if template is not None else None
+
+    def template_pids(self) -> set[int]:
+        """Every template process that lives, also one that loads or was closed."""
+        return self._templates.pids()
+
     async def close(self) -> None:
         """See the port."""
         handles = [one.handle for one in self._containers.values() if one.handle is not None]
         await asyncio.gather(*(self.destroy(handle) for handle in handles))
         await self._templates.close()
         await self._leftovers.sweep(self._children)
-
-
-def _empty(home: Home) -> None:
-    """Scratch folders and records that an earlier worker left."""
-    for path in list(home.containers.glob("*")) if home.containers.is_dir() else []:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    home.containers.mkdir(parents=True, exist_ok=True, mode=0o700)

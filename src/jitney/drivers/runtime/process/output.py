@@ -4,7 +4,7 @@ A container may print a gigabyte a second, without a newline, or not in UTF-8. T
 a line is at most LINE_BYTES_MAX long (more is cut, and each further piece says so with CONTINUATION in front); what is
 kept per container is one unfinished line per descriptor; and lines above RATE_BYTES_PER_S (after a burst of
 BURST_BYTES) are dropped and counted. Once it drops, it drops until a second's worth of allowance has come back: so
-there is one marker a second in a flood, and not one a chunk.
+there is one note a second in a flood, and not one a chunk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LINE_BYTES_MAX = 64 * 1024
 CONTINUATION = "\N{RIGHTWARDS ARROW WITH HOOK} "
 RATE_BYTES_PER_S = 8 * 1024 * 1024
 BURST_BYTES = 16 * 1024 * 1024
-RESUME_BYTES = RATE_BYTES_PER_S
+SHARE_PERCENT = {1: 75, 2: 25}  # so that a flood of output does not hide the traceback that ends it
 LINE_COST_BYTES = 64  # what a line costs us besides its text: empty lines are not free
 NOTE = 0  # the descriptor of lines that are Jitney's own
 
@@ -94,36 +94,37 @@ def _boundary(data: bytes) -> int:
 
 
 class OutputGate:
-    """The output of one container: cutters for both descriptors and one allowance. Times are seconds, monotonic."""
+    """The output of one descriptor of a container, at its share of the rate. Times are seconds, monotonic."""
 
-    def __init__(self, container_id: str, now_s: float) -> None:
+    def __init__(self, container_id: str, fd: int, now_s: float) -> None:
         self._container_id = container_id
-        self._cutters = {1: LineCutter(), 2: LineCutter()}
-        self._allowance = float(BURST_BYTES)
+        self._fd = fd
+        self._cutter = LineCutter()
+        self._rate = RATE_BYTES_PER_S * SHARE_PERCENT[fd] // 100
+        self._burst = BURST_BYTES * SHARE_PERCENT[fd] // 100
+        self._allowance = float(self._burst)
         self._at_s = now_s
         self._dropped_lines = 0
         self._dropped_bytes = 0
         self._noted = (0, 0)  # what the last note said: counted again when the reader refuses the note
         self.is_dropping = False
 
-    def feed(self, fd: int, data: bytes, *, at_ms: int, now_s: float) -> list[LogLine]:
+    def feed(self, data: bytes, *, at_ms: int, now_s: float) -> list[LogLine]:
         """The lines to deliver for what was read, with a note in front if lines before them were dropped."""
-        self._allowance = min(float(BURST_BYTES), self._allowance + (now_s - self._at_s) * RATE_BYTES_PER_S)
+        self._allowance = min(float(self._burst), self._allowance + (now_s - self._at_s) * self._rate)
         self._at_s = now_s
         if self.is_dropping:
-            if self._allowance < RESUME_BYTES:
-                self._dropped_lines += self._cutters[fd].skip(data)
+            if self._allowance < self._rate:
+                self._dropped_lines += self._cutter.skip(data)
                 self._dropped_bytes += len(data)
                 return []
             self.is_dropping = False
-        lines = self._cutters[fd].feed(data)
-        self._allowance -= len(data) + LINE_COST_BYTES * len(lines)
+        texts = self._cutter.feed(data)
+        self._allowance -= len(data) + LINE_COST_BYTES * len(texts)
         self.is_dropping = self._allowance <= 0  # from the next read on
-        if not lines:
+        if not texts:
             return []
-        name = self._container_id
-        found = [LogLine(at_ms, name, fd, text) for text in lines]
-        return [*self._note(at_ms), *found] if self._dropped_bytes else found
+        return [*self._note(at_ms), *self._lines(texts, at_ms)]
 
     def refused(self, lines: list[LogLine]) -> None:
         """The reader had no room for these lines: they count as dropped."""
@@ -133,17 +134,22 @@ class OutputGate:
             self._dropped_bytes += size
 
     def finish(self, *, at_ms: int) -> list[LogLine]:
-        """The unfinished lines, and the last note. Nothing is fed afterwards."""
-        name = self._container_id
-        rest = [LogLine(at_ms, name, fd, text) for fd, cutter in self._cutters.items() for text in cutter.flush()]
-        return [*self._note(at_ms), *rest]
+        """The unfinished line, and the last note."""
+        return [*self._note(at_ms), *self._lines(self._cutter.flush(), at_ms)]
+
+    def _lines(self, texts: list[str], at_ms: int) -> list[LogLine]:
+        name, fd = self._container_id, self._fd
+        return [LogLine(at_ms, name, fd, text) for text in texts]
 
     def _note(self, at_ms: int) -> list[LogLine]:
+        if not self._dropped_bytes:
+            return []
         lines, size = self._noted = (self._dropped_lines, self._dropped_bytes)
         self._dropped_lines = self._dropped_bytes = 0
-        return [LogLine(at_ms, self._container_id, NOTE, dropped_note(lines, size))] if size else []
+        return [LogLine(at_ms, self._container_id, NOTE, dropped_note(self._fd, lines, size))]
 
 
-def dropped_note(lines: int, size: int) -> str:
+def dropped_note(fd: int, lines: int, size: int) -> str:
     """What a reader of the log is told about what is missing."""
-    return f"jitney: {lines:,} lines ({size:,} bytes) of output were dropped here: more came than the log takes"
+    name = "standard error" if fd == 2 else "standard output"
+    return f"jitney: {lines:,} lines ({size:,} bytes) of {name} were dropped here: more came than the log takes"

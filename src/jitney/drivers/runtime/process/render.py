@@ -36,7 +36,7 @@ class TemplateRecipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContainerRecipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What a template is asked to fork. `folders` are made first, outermost first."""
+    """What a template is asked to fork. `folders` are made first, in its scratch folder."""
 
     env: dict[str, str]
     cwd: str
@@ -82,8 +82,14 @@ def base_env(environ: Mapping[str, str]) -> dict[str, str]:
 def render_container(launch: Launch, image: BuiltImage, *, home: Home, nofile_hard: int) -> ContainerRecipe:
     """The scratch folder, environment and limits of a container. `env` is what differs from its template's."""
     scratch = str(home.containers / launch.container_id)
-    cwd = os.path.join(scratch, image.workdir) if image.workdir else scratch  # an absolute one stands for itself
-    folders = (scratch, cwd) if cwd.startswith(scratch + os.sep) else (scratch,)
+    cwd = scratch
+    folders: tuple[str, ...] = ()
+    if os.path.isabs(image.workdir):
+        cwd = image.workdir
+    elif image.workdir:
+        below = os.path.normpath(os.sep + image.workdir)  # '..' ends at the scratch folder
+        cwd = os.path.normpath(scratch + below)
+        folders = (cwd,)
     nofile = NOFILE if nofile_hard == resource.RLIM_INFINITY else min(NOFILE, nofile_hard)
     return ContainerRecipe(
         env={

@@ -57,6 +57,10 @@ class Templates:
         """Whether containers may still be forked from it."""
         return template in self._open.values()
 
+    def pids(self) -> set[int]:
+        """Of every process here that lives."""
+        return {template.pid for template in self._processes}
+
     async def open(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> None:
         """Make a template ready.
 

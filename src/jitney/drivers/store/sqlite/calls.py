@@ -369,7 +369,7 @@ def _read_statuses(db: sqlite3.Connection, call_id: str, start: int, limit: int)
 
 
 def _read_pending(db: sqlite3.Connection, after: tuple[str, int] | None, limit: int) -> Pending:
-    key = -1 if after is None else _load_one(db, after[0]).key(after[1])
+    key = -1 if after is None else _load_one(db, after[0]).key(0) + min(max(after[1], -1), INDEX_MASK)
     found = db.execute(SQL["pending"], {"after": key, "limit": limit}).fetchall()
     numbers = {row[0] >> INDEX_BITS for row in found}
     text = db.execute(SQL["by_number"], {"numbers": _json(sorted(numbers))}).fetchall()[0][0]

@@ -1,0 +1,155 @@
+"""Containers of the process runtime without a server: for tests of what real processes do.
+
+`ProcessStage` has a home, a runtime, and the server's end of the runner's link, which gives each container one input:
+to run a piece of code that its launch carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import pickle
+import platform
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from jitney.drivers.runtime.process import ProcessRuntime, procfs
+from jitney.runner import protocol
+from jitney.values.containers import Launch, TemplateSpec
+from jitney.values.functions import Resources
+from jitney.values.images import BuiltImage
+from jitney.wire.home import Home
+
+MODULE = "user_module"
+PLAIN = """
+import os, signal, subprocess, sys, threading, time
+
+def run():
+    exec(os.environ["CODE"], globals())
+
+def wait():
+    print("ready", flush=True)
+    while True:
+        time.sleep(60)
+"""
+
+
+class RunnerPeer(asyncio.Protocol):
+    """The server's end of one runner link: says WELCOME, and sends one input when the container is ready."""
+
+    def __init__(self, results: list[protocol.Result]) -> None:
+        self._results = results
+        self._splitter = protocol.Splitter()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        for kind, body in self._splitter.feed(data):
+            if kind == protocol.HELLO:
+                self._transport.write(protocol.pack_json(protocol.WELCOME, {}))
+            elif kind == protocol.READY:
+                header = protocol.run_header("fc-1", "", durable=False)
+                nothing = b"P" + pickle.dumps(((), {}), 5)
+                self._transport.write(protocol.pack_run(header, [protocol.RunInput(1, 0, 1, nothing)]))
+            elif kind == protocol.RESULTS:
+                self._results += protocol.unpack_results(body)
+
+
+class ProcessStage:
+    """See the module. Inside a running loop, by `open_stage`."""
+
+    image = BuiltImage(
+        image_id="im-1", python_path=sys.executable, python_version=platform.python_version(), cloudpickle_version=""
+    )
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        for folder in (home.root, home.containers, home.images, home.sources, home.socket().parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.runtime = ProcessRuntime(home)
+        self.results: list[protocol.Result] = []
+        self._numbers = itertools.count()
+
+    def source(self, text: str, name: str = "plain") -> TemplateSpec:
+        """A template that imports a module with this text."""
+        folder = self.home.sources / f"so-{name}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{MODULE}.py").write_text(text)
+        return TemplateSpec(image_id=self.image.image_id, source_id=folder.name, module=MODULE)
+
+    def launch_code(
+        self, code: str, spec: TemplateSpec | None = None, memory_limit_mib: int | None = None, **env: str
+    ) -> Launch:
+        """A container that runs `code`, in a module that has the usual imports and `wait()`."""
+        name = f"ta-{next(self._numbers)}"
+        home = self.home
+        return Launch(
+            container_id=name,
+            function_id="fu-1",
+            app_id="ap-1",
+            token="t",
+            template=spec or self.source(PLAIN),
+            config={
+                "runner_socket": str(home.socket("runner.sock")),
+                "container": name,
+                "token": "t",
+                "function": "run",
+                "function_id": "fu-1",
+                "app_id": "ap-1",
+                "qualname": "run",
+                "is_class": False,
+                "pickled": "",
+                "parameters": "",
+                "methods": [{"name": "", "is_async": False, "is_generator": False}],
+                "max_inputs": 1,
+                "concurrent": False,
+                "batched": False,
+                "single_use": False,
+                "segments": str(home.segments),
+                "blobs": str(home.blobs),
+                "link_socket": str(home.socket()),
+                "home": str(home.root),
+            },
+            env={"CODE": code, **env},
+            resources=Resources(memory_limit_mib=memory_limit_mib),
+        )
+
+    def kill_template(self, launch: Launch) -> None:
+        """Its template ends, as if by a bug."""
+        template = self.runtime.template_pid(launch.template)
+        if template is not None:
+            os.kill(template, signal.SIGKILL)
+
+    def left_overs(self) -> list[str]:
+        """Descendants of this process, templates apart, and scratch folders."""
+        pids = [pid for pid in procfs.tree(os.getpid())[1:] if pid not in self.runtime.template_pids()]
+        folders = [str(path) for path in self.home.containers.glob("ta-*")]
+        return [f"process {pid}" for pid in pids] + folders
+
+
+S = TypeVar("S", bound=ProcessStage)
+
+
+@asynccontextmanager
+async def open_stage(root: Path, kind: type[S]) -> AsyncIterator[S]:
+    """A stage in a folder of its own. Its runtime is closed at the end."""
+    stage = kind(Home(root))
+    loop = asyncio.get_running_loop()
+    path = str(stage.home.socket("runner.sock"))
+    server = await loop.create_unix_server(lambda: RunnerPeer(stage.results), path)
+    try:
+        async with server:
+            await stage.runtime.reap()
+            yield stage
+            await stage.runtime.close()
+    finally:
+        os.unlink(path)
