@@ -145,6 +145,22 @@ def test_an_import_that_never_ends_is_ended_by_a_stop(staged):
     staged(play, FakeRuntime(template=template))
 
 
+def test_a_start_that_never_ends_is_given_up(staged):
+    async def play(stage):
+        stage.start("c1")
+        await starting.wait()
+        stage.stop("c1", grace_ms=0)
+        await stage.server.until(lambda: stage.server.exit_of("c1"))
+
+    starting = asyncio.Event()
+
+    def script(_):
+        starting.set()
+        return Script(never_starts=True)
+
+    staged(play, FakeRuntime(script=script))
+
+
 def test_an_image_that_is_not_here_is_told(staged):
     async def play(stage):
         stage.builder.lose(stage.image_id)

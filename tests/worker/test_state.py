@@ -103,7 +103,22 @@ def test_a_stop_may_become_shorter_but_not_longer(warm):
 
 def test_a_stop_of_a_container_that_starts_waits_until_it_is_up(warm):
     warm.handle(start("c2"), 0)
-    assert warm.handle(workers.StopContainer(container_id="c2", grace_ms=0), 1) == []
+    assert warm.handle(workers.StopContainer(container_id="c2", grace_ms=10), 1) == []
+    todo = warm.handle(events.ContainerUp(handle("c2")), 2)
+    assert todo[-1] == events.SignalContainer(handle("c2"), signal.SIGTERM)
+
+
+def test_a_start_that_takes_longer_than_the_grace_is_given_up(warm):
+    warm.handle(start("c2"), 0)
+    assert warm.handle(workers.StopContainer(container_id="c2", grace_ms=10), 1) == []
+    assert warm.next_deadline_ms() == 11
+    assert warm.handle(events.Tick(), 11) == [events.AbandonStart("c2")]
+    assert exited(warm.handle(events.StartAbandoned("c2"), 12)) == ["c2"]
+
+
+def test_a_container_that_came_up_while_its_start_was_given_up_is_ended(warm):
+    warm.handle(start("c2"), 0)
+    assert warm.handle(workers.StopContainer(container_id="c2", grace_ms=0), 1) == [events.AbandonStart("c2")]
     todo = warm.handle(events.ContainerUp(handle("c2")), 2)
     assert todo[-1] == events.DestroyContainer(handle("c2"))
 
@@ -237,6 +252,11 @@ def test_a_build_runs_once_and_is_answered(state):
     ]
 
 
+def starting(pending) -> dict[str, events.RunContainer]:
+    """Starts that were asked for and not answered, by container."""
+    return {one.launch.container_id: one for one in pending if isinstance(one, events.RunContainer)}
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_each_container_is_answered_exactly_once_whatever_happens(seed):
     """Random commands and outcomes; an in-memory runtime that dies, refuses and is slow. At the end all is told."""
@@ -274,6 +294,10 @@ def test_each_container_is_answered_exactly_once_whatever_happens(seed):
             else:
                 up[name] = handle(name)
                 feed(events.ContainerUp(up[name]))
+        elif isinstance(one, events.AbandonStart) and one.container_id in starting(pending):
+            gone = starting(pending)[one.container_id]
+            pending.remove(gone)
+            feed(events.StartAbandoned(one.container_id))
         elif isinstance(one, events.DestroyContainer) and up.pop(one.handle.container_id, None):
             feed(events.ContainerGone(one.handle.container_id, Exit(signal=9)))
 

@@ -153,6 +153,8 @@ def _dump(value: Any, main_by_value: bool) -> tuple[list[Any], list[Any]]:
         # A name that merely occurs in the data costs a slower pickler, nothing else.
         if not main_by_value or not any(b"__main__" in chunk for chunk in chunks):
             return chunks, buffers
+    except RecursionError as error:
+        _refuse(value, error)
     except Exception:  # whatever a __reduce__ raises: cloudpickle may know better
         pass
     buffers.clear()

@@ -101,6 +101,7 @@ def guard_forks(link: Link) -> Callable[[], None]:
         nonlocal is_child
         is_child = True
         close_in_child(link)
+        signal.set_wakeup_fd(-1)
         for number in (signal.SIGURG, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
 

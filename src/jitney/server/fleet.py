@@ -51,7 +51,7 @@ class Node:
             node_id=self.info.node_id,
             cpu_milli=self.info.cpu_milli,
             memory_mib=self.info.memory_mib,
-            used_cpu_milli=sum(want.cpu_milli for want in wants),
+            used_cpu_milli=sum(placement.reserved_cpu_milli(want) for want in wants),
             used_memory_mib=sum(want.memory_mib for want in wants),
             connected=self.connected,
         )
@@ -145,7 +145,8 @@ class Fleet:
                 self.drain(container, "idle for its scaledown window")
 
     def _start_one(self, pool: Pool, now_ms: int) -> bool:
-        placed = placement.place(pool.spec.resources, [node.view() for node in self.nodes.values()])
+        nodes = [node.view() for node in self.nodes.values()]
+        placed = placement.place(pool.spec.resources, nodes)
         if isinstance(placed, placement.Unplaceable):
             if placed.never:
                 body = failure(
@@ -153,6 +154,8 @@ class Fleet:
                 )
                 self.router.fail_queued(pool, Status.INIT_FAILURE, body)
             pool.why = placed.describe()
+            for container_id in placement.give_way(pool.spec.resources, nodes, self._idle(pool, now_ms)):
+                self.drain(self.containers[container_id], f"it was idle, and {pool.spec.name} needs its place")
             return False
         node = self.nodes[placed.node_id]
         container = Container(
@@ -162,6 +165,24 @@ class Fleet:
         self._add(container, node)
         node.send(wm.StartContainer(launch=self.launch(container)))
         return True
+
+    def _idle(self, wanting: Pool, now_ms: int) -> list[placement.Idle]:
+        """Idle containers of other pools, beyond their min_containers."""
+        found = []
+        for pool in self.router.pools.values():
+            if pool is wanting or pool.queue:
+                continue
+            free = [container for container in pool.ready if container.is_idle]
+            for container in free[: max(0, len(pool.ready) - pool.scaling.min_containers)]:
+                found.append(
+                    placement.Idle(
+                        container_id=container.id,
+                        node_id=container.node_id,
+                        resources=pool.spec.resources,
+                        idle_ms=now_ms - container.idle_since_ms,
+                    )
+                )
+        return found
 
     def _add(self, container: Container, node: Node) -> None:
         self.containers[container.id] = container
@@ -300,8 +321,9 @@ class Fleet:
         self.router.lost(container, status, why)
         for listener in self.on_ended:
             listener(container)
-        if not container.pool.stopped:
-            self.wake(container.pool)
+        for pool in list(self.router.pools.values()):  # its place is free: whoever waits for one may have it
+            if pool.queue or pool is container.pool:
+                self.wake(pool)
 
     # ------------------------------------------------------------------------------------------- nodes
 

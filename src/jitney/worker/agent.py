@@ -53,6 +53,7 @@ class Agent:
         self._clock_offset_s = time.time() - time.monotonic()  # Unix time that does not jump while we run
         self._images: dict[str, BuiltImage] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: dict[str, asyncio.Task[None]] = {}
         self._opening: dict[TemplateSpec, asyncio.Task[None]] = {}
         self._closing: dict[TemplateSpec, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -60,7 +61,8 @@ class Agent:
         self._done = asyncio.Event()
         self._performers: dict[type, Callable[[Any], object]] = {
             events.Send: lambda one: self.link.report(one.report),
-            events.RunContainer: lambda one: self._spawn(self._run_container(one.launch)),
+            events.RunContainer: self._run,
+            events.AbandonStart: self._abandon,
             events.SignalContainer: lambda one: self.runtime.signal(one.handle, one.signum),
             events.DestroyContainer: lambda one: self._spawn(self._destroy(one.handle)),
             events.OpenTemplate: self._open,
@@ -121,27 +123,47 @@ class Agent:
 
     # -------------------------------------------------------------------------------------------- containers
 
+    def _run(self, instruction: events.RunContainer) -> None:
+        launch = instruction.launch
+        self._starting[launch.container_id] = self._spawn(self._run_container(launch))
+
+    def _abandon(self, instruction: events.AbandonStart) -> None:
+        task = self._starting.pop(instruction.container_id, None)
+        if task is not None:
+            task.cancel()
+
     async def _run_container(self, launch: Launch) -> None:
-        container_id = launch.container_id
-        try:
-            image = self._image(launch.template.image_id)
-            handle = await self.runtime.start(launch, image, self._output)
-        except TemplateGone:
-            self.feed(events.TemplateLost(container_id))
-            return
-        except Exception as error:
-            if not isinstance(error, StartFailed | JitneyError):
-                log.exception("start_failed container=%s", container_id)
-            payload = error.payload if isinstance(error, StartFailed) else b""
-            self.feed(events.NotStarted(container_id, str(error) or repr(error), payload))
+        handle = await self._start(launch)
+        if handle is None:
             return
         self.feed(events.ContainerUp(handle))
         try:
             how = await self.runtime.wait(handle)
         except Exception:
-            log.exception("wait_failed container=%s", container_id)
+            log.exception("wait_failed container=%s", handle.container_id)
             how = Exit()
-        self.feed(events.ContainerGone(container_id, how))
+        self.feed(events.ContainerGone(handle.container_id, how))
+
+    async def _start(self, launch: Launch) -> ContainerHandle | None:
+        """None: it did not start, and that was told."""
+        container_id = launch.container_id
+        try:
+            image = self._image(launch.template.image_id)
+            return await self.runtime.start(launch, image, self._output)
+        except asyncio.CancelledError:
+            if container_id in self._starting:
+                raise  # the agent itself ends
+            self.feed(events.StartAbandoned(container_id))
+        except TemplateGone:
+            self.feed(events.TemplateLost(container_id))
+        except Exception as error:
+            if not isinstance(error, StartFailed | JitneyError):
+                log.exception("start_failed container=%s", container_id)
+            payload = error.payload if isinstance(error, StartFailed) else b""
+            self.feed(events.NotStarted(container_id, str(error) or repr(error), payload))
+        finally:
+            self._starting.pop(container_id, None)
+        return None
 
     async def _destroy(self, handle: ContainerHandle) -> None:
         try:

@@ -31,6 +31,12 @@ class NotStarted(msgspec.Struct, frozen=True):
     failure: bytes = b""
 
 
+class StartAbandoned(msgspec.Struct, frozen=True):
+    """As asked by AbandonStart: nothing of the container is left."""
+
+    container_id: str
+
+
 class TemplateLost(msgspec.Struct, frozen=True):
     """The container was not started, as its template had died."""
 
@@ -77,6 +83,12 @@ class RunContainer(msgspec.Struct, frozen=True):
     launch: Launch
 
 
+class AbandonStart(msgspec.Struct, frozen=True):
+    """Give up a start that takes too long; nothing happens if it is up meanwhile."""
+
+    container_id: str
+
+
 class SignalContainer(msgspec.Struct, frozen=True):
     handle: ContainerHandle
     signum: int
@@ -99,4 +111,14 @@ class Quit(msgspec.Struct, frozen=True):
     """Nothing runs any more: send what is left, and end."""
 
 
-Instruction = OpenTemplate | CloseTemplate | RunContainer | SignalContainer | DestroyContainer | Build | Send | Quit
+Instruction = (
+    OpenTemplate
+    | CloseTemplate
+    | RunContainer
+    | AbandonStart
+    | SignalContainer
+    | DestroyContainer
+    | Build
+    | Send
+    | Quit
+)

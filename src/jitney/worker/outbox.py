@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from jitney.values.containers import LogLine
-from jitney.wire.messages.workers import ContainerLogs, WorkerReport
+from jitney.wire.messages.workers import BuildLine, ContainerLogs, WorkerReport
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
 BATCH_LINES_MAX = 1_024
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_REPORTS_MAX = 256
+ENTRIES_MAX = 100_000
 LINE_BYTES = 150  # what a line costs in memory besides its text
 
 
@@ -49,7 +50,9 @@ class Outbox:
         return len(self._entries)
 
     def add(self, report: WorkerReport) -> None:
-        """Any report but log lines."""
+        """Any report but log lines. A line of a build is dropped when very much waits: its error has the last ones."""
+        if isinstance(report, BuildLine) and report.line and len(self._entries) >= ENTRIES_MAX:
+            return
         self._entries.append(report)
         self._urgent += 1
 

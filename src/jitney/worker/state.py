@@ -7,14 +7,14 @@ like any other. Who may send what (`worker.events`):
     the server     StartContainer, StopContainer, InterruptContainer, BuildImage, Shutdown. Any of them may come twice
                    (after a broken link), and a stop may name a container that is gone or was never here.
     the runtime    TemplateOpened | TemplateBroken for each OpenTemplate; for each RunContainer: ContainerUp, then
-                   ContainerGone; or NotStarted; or TemplateLost.
+                   ContainerGone; or NotStarted; or TemplateLost; or, after AbandonStart, StartAbandoned.
     the builder    BuildDone for each Build.
     the link       LinkLost, LinkRestored.
     the clock      Tick, at `next_deadline_ms` or later.
 
 A container is WAITING for its template, then STARTING, then RUNNING, and leaves with exactly one exit report. A stop
 is a mark (`kill_at_ms`) on whichever of these it is in: a waiting container goes at once, a starting one gets its
-signal as soon as it is up.
+signal as soon as it is up, and is given up when its grace is over.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Tracked(msgspec.Struct, kw_only=True):
     template_ms: int = 0
     starts: int = 0
     kill_at_ms: int | None = None  # a stop was asked for: SIGKILL at this time
+    is_overdue: bool = False  # that time has come
 
 
 class WorkerState:
@@ -91,6 +92,7 @@ class WorkerState:
             events.TemplateLost: self._on_template_lost,
             events.ContainerUp: self._on_up,
             events.NotStarted: self._on_not_started,
+            events.StartAbandoned: self._on_start_abandoned,
             events.ContainerGone: self._on_gone,
             events.BuildDone: self._on_build_done,
             events.LinkLost: self._on_link_lost,
@@ -128,7 +130,7 @@ class WorkerState:
 
     def _deadlines(self) -> Iterator[int]:
         for one in self.containers.values():
-            if one.kill_at_ms is not None and one.handle is not None:
+            if one.kill_at_ms is not None:
                 yield one.kill_at_ms
         yield from self.pool.deadlines()
         if self._lost_at_ms is not None and not self.is_closing:
@@ -183,15 +185,20 @@ class WorkerState:
             return
         kill_at_ms, is_first = self._now_ms + grace_ms, one.kill_at_ms is None
         one.kill_at_ms = kill_at_ms if one.kill_at_ms is None else min(one.kill_at_ms, kill_at_ms)
-        if one.handle is not None and (is_first or one.kill_at_ms <= self._now_ms):
-            self._end_process(one.handle, one.kill_at_ms)
+        if is_first or one.kill_at_ms <= self._now_ms:
+            self._end_process(one)
 
-    def _end_process(self, handle: ContainerHandle, kill_at_ms: int) -> None:
-        if kill_at_ms <= self._now_ms:
-            self.containers[handle.container_id].kill_at_ms = self._now_ms + KILL_AGAIN_MS
-            self._todo.append(events.DestroyContainer(handle))
-        else:
-            self._todo.append(events.SignalContainer(handle, signal.SIGTERM))
+    def _end_process(self, one: Tracked) -> None:
+        """SIGTERM, or SIGKILL when it is time. One that is not up yet has nobody who could take a signal."""
+        if one.is_overdue or (one.kill_at_ms or 0) <= self._now_ms:
+            one.is_overdue = True
+            one.kill_at_ms = self._now_ms + KILL_AGAIN_MS
+            if one.handle is None:
+                self._todo.append(events.AbandonStart(one.launch.container_id))
+            else:
+                self._todo.append(events.DestroyContainer(one.handle))
+        elif one.handle is not None:
+            self._todo.append(events.SignalContainer(one.handle, signal.SIGTERM))
 
     def _on_interrupt(self, command: workers.InterruptContainer) -> None:
         one = self.containers.get(command.container_id)
@@ -250,7 +257,7 @@ class WorkerState:
         one.started_at_ms = self._now_ms
         self._report_started(one)
         if one.kill_at_ms is not None:
-            self._end_process(event.handle, one.kill_at_ms)
+            self._end_process(one)
 
     def _report_started(self, one: Tracked) -> None:
         assert one.handle is not None
@@ -264,6 +271,9 @@ class WorkerState:
     def _on_not_started(self, event: events.NotStarted) -> None:
         failure = event.failure or startup_failure(f"the container could not be started: {event.reason}")
         self._end(self.containers[event.container_id], failure, transient=not event.failure)
+
+    def _on_start_abandoned(self, event: events.StartAbandoned) -> None:
+        self._end(self.containers[event.container_id])
 
     def _on_gone(self, event: events.ContainerGone) -> None:
         self._end(self.containers[event.container_id], how=event.exit)
@@ -287,9 +297,9 @@ class WorkerState:
 
     def _on_tick(self, _: events.Tick) -> None:
         for one in self.containers.values():
-            if one.handle is not None and one.kill_at_ms is not None and one.kill_at_ms <= self._now_ms:
+            if one.kill_at_ms is not None and one.kill_at_ms <= self._now_ms:
                 self._tell(f"{one.launch.container_id} outlived its grace")
-                self._end_process(one.handle, one.kill_at_ms)
+                self._end_process(one)
         self._todo += map(events.CloseTemplate, self.pool.too_idle(self._now_ms))
         if self._lost_at_ms is not None and self._now_ms - self._lost_at_ms >= ORPHAN_MS and not self.is_closing:
             self._tell("no server for too long")

@@ -102,7 +102,7 @@ def test_nothing_acknowledged_is_lost_to_500_kills(tmp_path):
 def test_a_disk_that_fails_ends_all_writing_and_loses_nothing(tmp_path):
     path = tmp_path / "store.sqlite"
     done = subprocess.run(
-        [sys.executable, str(CHILD), str(path), "7", str(400_000)], capture_output=True, check=False, timeout=60
+        [sys.executable, str(CHILD), str(path), "7", str(1_500_000)], capture_output=True, check=False, timeout=60
     )
     lines = done.stdout.decode().splitlines()
     assert lines[-3:] == ["ended storage False True", "refused storage", "read"], done.stderr.decode()

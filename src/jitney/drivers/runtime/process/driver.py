@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from jitney.drivers.runtime.process import leftovers, procfs
 from jitney.drivers.runtime.process.container import Container
 from jitney.drivers.runtime.process.leftovers import Leftovers
-from jitney.drivers.runtime.process.memory import MemoryWatch
+from jitney.drivers.runtime.process.memory import MemoryWatch, OomCounter
 from jitney.drivers.runtime.process.render import render_container
 from jitney.drivers.runtime.process.scratch import ScratchFolders
 from jitney.drivers.runtime.process.template import TemplateProcess, collect_exit, watch_exit
@@ -57,7 +57,7 @@ class ProcessRuntime:
         self._containers: dict[str, Container] = {}
         self._ended: OrderedDict[str, Exit] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._oom_kills = procfs.oom_kills()
+        self._oom = OomCounter()
         self._adopts = False
 
     def capabilities(self) -> Capabilities:
@@ -124,6 +124,7 @@ class ProcessRuntime:
         recipe = render_container(launch, image, home=self._home, nofile_hard=hard)
         container = Container(launch, recipe, self._scratch, output)
         self._containers[container.id] = container
+        self._oom.begin()
         try:
             if template is None:
                 template = await self._templates.load(launch.template, image, container.id, output, is_cold=True)
@@ -163,8 +164,13 @@ class ProcessRuntime:
 
     def _discard(self, container: Container) -> None:
         """It never ran."""
-        self._containers.pop(container.id, None)
+        self._remove(container)
+
+    def _remove(self, container: Container) -> None:
+        del self._containers[container.id]
         container.clean()
+        if not self._containers:
+            self._oom.end()
 
     # -------------------------------------------------------------------------------------------- ending
 
@@ -183,14 +189,14 @@ class ProcessRuntime:
         """Its first process has ended: end the others, then say so."""
         judged = self._judge(container, exit)
         self._memory.forget(container.id)
+        self._leftovers.collect_strays(self._children, asyncio.get_running_loop().time())
         if self._leftovers.find(self._children):
             self._spawn(self._sweep_then(lambda: self._finished(container, judged)))
         else:
             self._finished(container, judged)
 
     def _finished(self, container: Container, exit: Exit) -> None:
-        del self._containers[container.id]
-        container.clean()
+        self._remove(container)
         self._leftovers.forget(container.id)
         self._ended[container.id] = exit
         while len(self._ended) > ENDED_KEPT:
@@ -203,8 +209,7 @@ class ProcessRuntime:
         """Whether it was memory that ended it."""
         if exit.signal != signal.SIGKILL:
             return exit
-        kills, self._oom_kills = self._oom_kills, procfs.oom_kills()
-        by_kernel = not container.was_killed and self._oom_kills > kills
+        by_kernel = not container.was_killed and self._oom.has_risen()
         if not by_kernel and not container.over_kib:
             return exit
         return Exit(
@@ -283,3 +288,5 @@ class ProcessRuntime:
         await asyncio.gather(*(self.destroy(handle) for handle in handles))
         await self._templates.close()
         await self._leftovers.sweep(self._children)
+        self._leftovers.close()
+        self._scratch.close()

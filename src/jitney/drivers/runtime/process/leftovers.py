@@ -34,6 +34,7 @@ OOM_SCORE_ADJ = 500
 MARKER_NAME = "JITNEY_RUNTIME"
 JOURNAL = "running"  # in the folder of scratch folders
 JOURNAL_LINES_SPARE = 1_000
+STRAY_S = 5.0
 ROUNDS_MAX = 200  # of killing: each ends all that can be seen
 ROUND_S = 0.005
 
@@ -63,6 +64,7 @@ class Leftovers:
         self._is_branded = can_brand()
         self._journal = -1
         self._journal_lines = 0
+        self._strays: dict[int, float] = {}
         self._recorded: dict[str, bytes] = {}
 
     # -------------------------------------------------------------------------------------------- while we run
@@ -81,13 +83,31 @@ class Leftovers:
         for _ in range(ROUNDS_MAX):
             found = self.find(known)
             if not found:
-                return
+                break
             for pid in found:
                 end_tree(pid)
             for pid in found:
                 collect(pid)
             if self.find(known):
                 await asyncio.sleep(ROUND_S)
+
+    def collect_strays(self, known: Collection[int], now_s: float) -> None:
+        """Collect children that have ended and that nobody else collects.
+
+        As we adopt orphans, what an image build leaves comes to us as well. Whoever waits for a child of his own has
+        collected it long before STRAY_S.
+        """
+        dead = [pid for pid in procfs.children(os.getpid()) if pid not in known and not is_alive(pid)]
+        self._strays = {pid: self._strays.get(pid, now_s) for pid in dead}
+        for pid, seen_s in self._strays.items():
+            if now_s - seen_s >= STRAY_S:
+                collect(pid)
+
+    def close(self) -> None:
+        """Nothing is written down any more."""
+        if self._journal >= 0:
+            os.close(self._journal)
+            self._journal = -1
 
     # -------------------------------------------------------------------------------------------- after a restart
 

@@ -24,6 +24,38 @@ from jitney.drivers.runtime.process import procfs
 SAMPLE_S = 0.5
 SAMPLE_NEAR_S = 0.05
 NEAR = 0.7
+SAMPLE_OOM_S = 5.0
+
+
+class OomCounter:
+    """Whether the kernel has killed something for want of memory in the last seconds.
+
+    It only counts such kills since boot, so while containers run an older count is kept to compare with.
+    """
+
+    def __init__(self) -> None:
+        self._older = self._newer = procfs.oom_kills()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Containers run: take a count now and then."""
+        if self._timer is None:
+            self._older = self._newer = procfs.oom_kills()
+            self._timer = asyncio.get_running_loop().call_later(SAMPLE_OOM_S, self._look)
+
+    def end(self) -> None:
+        """None runs any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._older, self._newer = self._newer, procfs.oom_kills()
+        self._timer = asyncio.get_running_loop().call_later(SAMPLE_OOM_S, self._look)
+
+    def has_risen(self) -> bool:
+        """Whether there was a kill in the last SAMPLE_OOM_S, or at most twice that."""
+        return procfs.oom_kills() > self._older
 
 
 class MemoryWatch:

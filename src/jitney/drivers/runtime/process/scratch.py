@@ -79,6 +79,15 @@ class ScratchFolders:
         else:
             asyncio.get_running_loop().run_in_executor(None, remove_tree, spare)
 
+    def close(self) -> None:
+        """Remove the spare ones."""
+        for folder in self._spare:
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass
+        self._spare.clear()
+
     def _new_name(self, prefix: str) -> str:
         self._count += 1
         return os.path.join(self._root, f"{prefix}{self._count}")

@@ -23,15 +23,15 @@ class Ballast:
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
-        self._size = size
+        self.size = size
         self._next_try = 0.0
         self.held = False
 
     def hold(self) -> bool:
         """Take the room, if there is twice as much (or it is held already): whether it is held now."""
-        if self._size == 0 or self._is_whole():
+        if self.size == 0 or self._is_whole():
             self.held = True
-        elif free_bytes(self._path.parent) >= 2 * self._size:
+        elif free_bytes(self._path.parent) >= 2 * self.size:
             self.held = self._allocate()
         return self.held
 
@@ -51,7 +51,7 @@ class Ballast:
 
     def _is_whole(self) -> bool:
         try:
-            return self._path.stat().st_size == self._size
+            return self._path.stat().st_size == self.size
         except OSError:
             return False
 
@@ -60,11 +60,11 @@ class Ballast:
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file, 0, self._size)
+                    os.posix_fallocate(file, 0, self.size)
                 else:  # macOS: only written bytes take room
-                    for _ in range(0, self._size, _CHUNK):
+                    for _ in range(0, self.size, _CHUNK):
                         os.write(file, bytes(_CHUNK))
-                    os.ftruncate(file, self._size)
+                    os.ftruncate(file, self.size)
             finally:
                 os.close(file)
         except OSError:

@@ -37,9 +37,10 @@ WAITING_BYTES_MAX = 256 * 1024 * 1024
 GROUP_MAX = 512
 GROUP_BYTES_MAX = 16 * 1024 * 1024
 IDLE_SECONDS = 1.0
-CHECKPOINT_BYTES = 16 * 1024 * 1024  # of log since the last one
-PAGES_A_WRITE = 4  # that a small write puts into the log: rows, indexes, the count of commits
-PAGE_BYTES = 4096
+LOG_BYTES_MAX = 16 * 1024 * 1024  # that may wait for a checkpoint, by estimate; and no more than a quarter of the
+# ballast, for in the room of the ballast the log has to be moved before anything else can be done.
+COMMIT_BYTES = 8 * 4096  # that a commit puts into the log beside its payloads: inner pages, the count of commits
+WRITE_BYTES = 2 * 4096  # and each write: rows, a random page of an index
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Writer:
         self._database = database
         self._inbox: Inbox[Write[Any, Any]] = Inbox(what="writes", jobs_max=WAITING_MAX, bytes_max=WAITING_BYTES_MAX)
         self._unmoved_bytes = 0  # in the log, not in the database file
+        self._unmoved_bytes_max = min(LOG_BYTES_MAX, database.ballast.size // 4 or LOG_BYTES_MAX)
         self.failure: JitneyError | None = None  # set once, never cleared: fail closed
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -162,7 +164,7 @@ class Writer:
         """The disk is full: refuse what grows, and do the rest in the room of the ballast."""
         log.warning("store_full", extra={"path": str(self._path)})
         self._database.ballast.release()
-        self._checkpoint("TRUNCATE")
+        self._checkpoint()
         _answer([job for job in jobs if job.work.grows], faults.full(self._path))
         rest = [job for job in jobs if not job.work.grows]
         try:
@@ -202,7 +204,7 @@ class Writer:
         except BaseException:
             self._roll_back()
             raise
-        self._unmoved_bytes += sum(PAGES_A_WRITE * PAGE_BYTES + job.size for job in jobs)
+        self._unmoved_bytes += COMMIT_BYTES + sum(WRITE_BYTES + job.size for job in jobs)
         for job, answer in zip(jobs, answers, strict=True):
             job.answer = answer
 
@@ -228,15 +230,18 @@ class Writer:
 
     def _tidy(self, *, idle: bool) -> None:
         """Between groups, when their waiters have been answered: keep the log short, take the ballast again."""
-        if self._unmoved_bytes and (idle or self._unmoved_bytes > CHECKPOINT_BYTES):
-            self._checkpoint("PASSIVE")
+        if self._unmoved_bytes and (idle or self._unmoved_bytes > self._unmoved_bytes_max):
+            self._checkpoint()
         if idle and self.is_full and self.failure is None:
             self._database.ballast.try_again()
 
-    def _checkpoint(self, kind: str) -> None:
+    def _checkpoint(self) -> None:
+        """Move the log into the file. What cannot be moved is safe where it is."""
         self._unmoved_bytes = 0
         if self.failure is not None:
             return
+        # With a full disk the log has to give back its room; otherwise it is written over from its beginning.
+        kind = "TRUNCATE" if self.is_full else "PASSIVE"
         try:
             self._db.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
         except sqlite3.Error as error:
@@ -245,8 +250,12 @@ class Writer:
                     self.fail(faults.failed(self._path, error))
                 case Fault.CORRUPT:
                     self.fail(faults.corrupt(self._path, faults.describe(error)))
+                case Fault.FULL if not self.is_full:
+                    log.warning("store_full", extra={"path": str(self._path)})
+                    self._database.ballast.release()
+                    self._checkpoint()
                 case _:
-                    pass  # full or busy: what is in the log is safe there
+                    pass
 
 
 def _apply(db: sqlite3.Connection, jobs: Sequence[Job[Write[Any, Any]]]) -> list[Any]:

@@ -1,0 +1,421 @@
+"""A disk that is full, slow, locked or failing; statements that fail; more work than the disk takes."""
+
+import asyncio
+import itertools
+import os
+import sqlite3
+import subprocess
+import threading
+
+import pytest
+
+from jitney.drivers.store.sqlite import SqliteStore, ballast, database, inspect, writer
+from jitney.errors import InternalError, ResourceExhaustedError, StorageError, StorageFullError
+from jitney.ports.store import Failure, Result
+from jitney.testing.conformance.store import call, call_id, inputs, result
+from jitney.values.apps import AppRecord, DeploymentRecord
+from jitney.values.calls import Output
+from jitney.values.containers import ContainerRecord
+from jitney.values.functions import FunctionSpec
+
+
+class Misbehaving(sqlite3.Connection):
+    """A connection that does as `plan` says before (or after) a statement; the plan is of the class a test makes."""
+
+    plan = staticmethod(lambda sql, after: None)
+
+    def execute(self, sql, *arguments):
+        self.plan(sql, False)
+        cursor = super().execute(sql, *arguments)
+        self.plan(sql, True)
+        return cursor
+
+
+def misbehaving(plan):
+    return type("Misbehaving", (Misbehaving,), {"plan": staticmethod(plan)})
+
+
+def disk_error(name="SQLITE_IOERR_FSYNC"):
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = getattr(sqlite3, name)
+    error.sqlite_errorname = name
+    return error
+
+
+def open_store(path, plan=None, **options):
+    connection = misbehaving(plan) if plan else sqlite3.Connection
+    return SqliteStore(path, **{"ballast_bytes": 0, **options}, connection=connection)
+
+
+# ---------------------------------------------------------------------------------------------------- group commit
+
+
+def test_many_writes_share_a_commit_and_none_is_acknowledged_before_it(tmp_path):
+    commits, gate, in_commit = itertools.count(), threading.Event(), threading.Event()
+    gate.set()
+
+    def plan(sql, after):
+        if sql == "COMMIT" and not after:
+            next(commits)
+            in_commit.set()
+            assert gate.wait(30)
+
+    async def story():
+        store = open_store(tmp_path / "store.sqlite", plan)
+        before = next(commits)
+        gate.clear()
+        in_commit.clear()
+        first = asyncio.create_task(store.calls.spawn(call(1), inputs(1, 0, 1)))
+        await asyncio.to_thread(in_commit.wait)
+        rest = [asyncio.create_task(store.calls.spawn(call(n), inputs(n, 0, 1))) for n in range(2, 300)]
+        assert await store.calls.get(call_id(1)) is None  # reads go on, and see nothing that is not committed
+        assert not first.done()
+        gate.set()
+        await asyncio.gather(first, *rest)
+        found = await store.calls.recent(limit=1_000)
+        await store.close()
+        return next(commits) - before - 1, len(found)
+
+    assert asyncio.run(story()) == (2, 299)
+
+
+def test_a_statement_that_fails_takes_no_other_write_with_it(tmp_path):
+    async def story():
+        store = open_store(tmp_path / "store.sqlite")
+        spawns = [
+            store.calls.spawn(call(n, function_name="\ud800" if n == 7 else "f"), inputs(n, 0, 2)) for n in range(20)
+        ]
+        answers = await asyncio.gather(*spawns, return_exceptions=True)
+        found = {record.call_id for record in await store.calls.recent()}
+        healthy = store.healthy()
+        await store.close()
+        return answers, found, healthy
+
+    answers, found, healthy = asyncio.run(story())
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, Exception)] == [7]
+    assert isinstance(answers[7], InternalError)
+    assert found == {call_id(number) for number in range(20) if number != 7}
+    assert healthy
+
+
+def test_work_beyond_the_bound_is_refused_and_the_rest_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "WAITING_MAX", 10)
+    gate, in_commit = threading.Event(), threading.Event()
+    gate.set()
+
+    def plan(sql, after):
+        if sql == "COMMIT" and not after:
+            in_commit.set()
+            assert gate.wait(30)
+
+    async def story():
+        store = open_store(tmp_path / "store.sqlite", plan)
+        gate.clear()
+        in_commit.clear()
+        first = asyncio.create_task(store.calls.spawn(call(0), []))
+        await asyncio.to_thread(in_commit.wait)
+        rest = [asyncio.create_task(store.calls.spawn(call(n), [])) for n in range(1, 31)]
+        await asyncio.sleep(0)
+        gate.set()
+        answers = await asyncio.gather(first, *rest, return_exceptions=True)
+        found = len(await store.calls.recent())
+        await store.close()
+        return [isinstance(answer, ResourceExhaustedError) for answer in answers], found
+
+    refused, found = asyncio.run(story())
+    assert refused == [False] * 11 + [True] * 20
+    assert found == 11
+
+
+def test_work_that_waits_is_done_before_closing(tmp_path):
+    async def story():
+        store = open_store(tmp_path / "store.sqlite")
+        tasks = [asyncio.create_task(store.calls.spawn(call(n), [])) for n in range(20)]
+        await asyncio.sleep(0)
+        await store.close()
+        await asyncio.gather(*tasks)
+        with pytest.raises(StorageError, match="closed"):
+            await store.calls.spawn(call(99), [])
+        with pytest.raises(StorageError, match="closed"):
+            await store.calls.get(call_id(1))
+        again = open_store(tmp_path / "store.sqlite")
+        found = len(await again.calls.recent())
+        await again.close()
+        return found
+
+    assert asyncio.run(story()) == 20
+
+
+# ---------------------------------------------------------------------------------------------------- locked
+
+
+def test_a_database_that_another_program_holds_is_waited_for_then_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_MS", 30)
+
+    async def story():
+        store = open_store(tmp_path / "store.sqlite")
+        other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ResourceExhaustedError, match="another program"):
+            await store.calls.spawn(call(1), inputs(1, 0, 1))
+        other.execute("ROLLBACK")
+        other.close()
+        assert store.healthy()
+        spawned = await store.calls.spawn(call(1), inputs(1, 0, 1))
+        await store.close()
+        return spawned.call.inputs
+
+    assert asyncio.run(story()) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- failing
+
+
+async def use(store):
+    """A bit of everything, each step right to repeat; stops at the first that fails."""
+    deployment = DeploymentRecord(app_id="ap-1", name="n", version=1, deployed_at_ms=1)
+    steps = [
+        lambda: store.apps.publish(AppRecord(app_id="ap-1", name="n"), deployment, {"fu-1": FunctionSpec(name="f")}),
+        lambda: store.functions.put("ap-1", {"fu-2": FunctionSpec(name="f")}),
+        lambda: store.calls.spawn(call(1, inputs_complete=False), inputs(1, 0, 3)),
+        lambda: store.calls.spawn(call(1, inputs_complete=False), inputs(1, 3, 3)),
+        lambda: store.calls.failures([Failure(call_id(1), 0, 1, 1)]),
+        lambda: store.calls.finish([result(1, i) for i in range(4)]),
+        lambda: store.calls.spawn(call(2), inputs(2, 0, 2)),
+        lambda: store.calls.finish([result(1, 3), result(2, 0)]),
+        lambda: store.calls.cancel(call_id(1), 3_000),
+        lambda: store.calls.expire(2_001),
+        lambda: store.containers.put([ContainerRecord(container_id="ta-1", function_id="fu-1", ended_at_ms=1)]),
+        lambda: store.apps.stop("ap-1", 9),
+    ]
+    done = 0
+    for step in steps:
+        try:
+            await step()
+        except StorageError:
+            return done
+        done += 1
+    return done
+
+
+async def everything(store):
+    return (
+        await store.calls.recent(),
+        await store.calls.pending(),
+        [await store.calls.outputs(c.call_id, limit=9) for c in await store.calls.recent()],
+        await store.apps.recent(),
+        await store.apps.history("n"),
+        await store.functions.of_app("ap-1"),
+        await store.functions.get("fu-2"),
+        await store.containers.recent(),
+    )
+
+
+async def states_of_a_good_run(folder):
+    """What everything is after 0, 1, 2, ... steps."""
+    states = []
+    for steps in itertools.count():
+        store = open_store(folder / f"good{steps}")
+        budget = itertools.count()
+        original = store._writer.submit
+
+        async def submit(write, argument, *, size=0, original=original, budget=budget, steps=steps):
+            if next(budget) >= steps:
+                raise StorageError("enough")
+            return await original(write, argument, size=size)
+
+        store._writer.submit = submit
+        done = await use(store)
+        states.append(await everything(store))
+        await store.close()
+        if done < steps:
+            return states[:-1]
+
+
+def statements_of(tmp_path):
+    """How many statements a good run has, after opening."""
+    counter = itertools.count()
+    seen = []
+
+    async def story():
+        store = open_store(tmp_path / "counted", lambda sql, after: None if after else next(counter))
+        seen.append(next(counter))
+        await use(store)
+        seen.append(next(counter))
+        await store.close()
+
+    asyncio.run(story())
+    return seen[1] - seen[0]
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_whichever_statement_fails_the_store_fails_closed_and_doing_it_again_is_right(tmp_path, applied):
+    """The disk fails at the Nth statement, or just after it, for every N: nothing is half done, nothing is lost."""
+    states = asyncio.run(states_of_a_good_run(tmp_path))
+    total = statements_of(tmp_path)
+    assert total > 40
+
+    async def story(nth):
+        path = tmp_path / f"n{nth}"
+        counter, armed = itertools.count(1), []
+
+        def plan(sql, after):
+            if armed and after == applied and next(counter) == nth:
+                raise disk_error()
+
+        store = open_store(path, plan)
+        armed.append(True)
+        done = await use(store)
+        if done < len(states) - 1:
+            assert not store.healthy()
+            assert "disk" in store.problem()
+            with pytest.raises(StorageError):
+                await store.calls.finish([result(1, 0)])
+        armed.clear()
+        await store.close()
+        again = open_store(path)
+        found = await everything(again)
+        # All that was acknowledged, and of the step that failed everything or nothing.
+        assert found in states[done : done + 2]
+        assert await use(again) == len(states) - 1
+        final = await everything(again)
+        await again.close()
+        assert inspect(path)[1] == ""
+        return final
+
+    for nth in range(1, total + 1):
+        assert asyncio.run(story(nth)) == states[-1], nth
+
+
+def test_a_slow_disk_only_takes_its_time(tmp_path):
+    gate, in_commit = threading.Event(), threading.Event()
+
+    def plan(sql, after):
+        if sql == "COMMIT" and in_commit.is_set() and not after:
+            assert gate.wait(30)
+
+    async def story():
+        store = open_store(tmp_path / "store.sqlite", plan)
+        in_commit.set()
+        task = asyncio.create_task(store.calls.spawn(call(1), inputs(1, 0, 1)))
+        for _ in range(20):
+            assert await store.calls.get(call_id(1)) is None
+        assert not task.done()
+        assert store.healthy()
+        gate.set()
+        await task
+        await store.close()
+
+    asyncio.run(story())
+
+
+def test_a_read_that_meets_a_failing_disk_ends_the_writing_too(tmp_path):
+    broken = []
+
+    def plan(sql, after):
+        if broken and "outputs" in sql and not after:
+            raise disk_error("SQLITE_IOERR_READ")
+
+    async def story():
+        store = open_store(tmp_path / "store.sqlite", plan)
+        await store.calls.spawn(call(1), inputs(1, 0, 1))
+        broken.append(True)
+        with pytest.raises(StorageError):
+            await store.calls.outputs(call_id(1))
+        assert not store.healthy()
+        with pytest.raises(StorageError):
+            await store.calls.finish([result(1, 0)])
+        await store.close()
+
+    asyncio.run(story())
+
+
+# ---------------------------------------------------------------------------------------------------- full
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 12 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small disk")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("may not mount a small disk here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_refuses_what_grows_and_goes_on_with_the_rest(small_disk, monkeypatch):
+    monkeypatch.setattr(ballast, "RETRY_SECONDS", 0.0)
+    path, filler = small_disk / "store.sqlite", small_disk / "filler"
+    filler.write_bytes(bytes(4 * 1024 * 1024))
+
+    async def fill(store, number):
+        """Spawn until the disk is full: how many were acknowledged."""
+        while True:
+            try:
+                await store.calls.spawn(call(number), inputs(number, 0, 4, b"P" * 15_000))
+            except StorageFullError as error:
+                assert error.hint
+                return number
+            number += 1
+
+    async def story():
+        store = SqliteStore(path, ballast_bytes=1024 * 1024)
+        assert (small_disk / "store.sqlite.ballast").stat().st_size == 1024 * 1024
+        acked = await fill(store, 0)
+        assert acked > 10
+        assert not (small_disk / "store.sqlite.ballast").exists()
+        assert store.healthy()
+        assert "full" in store.problem()
+        # What ends or frees something goes on.
+        assert await store.calls.finish([Result(call_id(0), Output(i, 1, b"Pr"), 5) for i in range(4)]) == [True] * 4
+        assert await store.calls.cancel(call_id(1), 6) == [0, 1, 2, 3]
+        assert (await store.calls.expire(6)).count == 4
+        assert (await store.calls.forget(7)).count == 2
+        with pytest.raises(StorageFullError):
+            await store.apps.put([AppRecord(app_id="ap-1")])
+        assert len(await store.calls.recent(limit=10_000)) == acked - 2
+        # Room again: it goes on by itself.
+        filler.unlink()
+        await store.calls.spawn(call(acked), inputs(acked, 0, 1))
+        assert store.problem() == ""
+        assert (small_disk / "store.sqlite.ballast").exists()
+        # Full again, and then killed.
+        acked = await fill(store, acked + 1)
+        await store.close()
+        return acked
+
+    acked = asyncio.run(story())
+
+    async def after():
+        store = SqliteStore(path, ballast_bytes=1024 * 1024)
+        found = {record.call_id for record in await store.calls.recent(limit=10_000)}
+        await store.close()
+        return found
+
+    assert asyncio.run(after()) == {call_id(number) for number in range(2, acked)}
+    assert inspect(path)[1] == ""
+
+
+def test_a_store_opens_on_a_full_disk(small_disk):
+    path = small_disk / "store.sqlite"
+
+    async def story():
+        store = SqliteStore(path, ballast_bytes=1024 * 1024)
+        await store.calls.spawn(call(1), inputs(1, 0, 2))
+        await store.close()
+        filler = os.open(small_disk / "filler", os.O_WRONLY | os.O_CREAT)
+        with pytest.raises(OSError, match="No space"):
+            while True:
+                os.write(filler, bytes(4096))
+        os.close(filler)
+        store = SqliteStore(path, ballast_bytes=1024 * 1024)
+        assert await store.calls.finish([result(1, 0)]) == [True]
+        with pytest.raises(StorageFullError):
+            await store.calls.spawn(call(2), inputs(2, 0, 1))
+        await store.close()
+
+    asyncio.run(story())
