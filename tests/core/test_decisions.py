@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jitney.core import admission, autoscale, leases, placement, retries, routing
+from jitney.core import admission, autoscale, leases, retries, routing
 from jitney.core.admission import Load
 from jitney.core.autoscale import PoolView, decide, desired
 from jitney.core.placement import NodeView, Placed, Unplaceable, place

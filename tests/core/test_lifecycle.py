@@ -14,12 +14,12 @@ MACHINES = [
 ]
 
 
-@pytest.mark.parametrize(("machine", "phases", "first"), MACHINES)
+@pytest.mark.parametrize("machine, phases, first", MACHINES)
 def test_no_pair_is_both_allowed_and_ignored(machine, phases, first):
     assert not set(machine.TRANSITIONS) & machine.IGNORED
 
 
-@pytest.mark.parametrize(("machine", "phases", "first"), MACHINES)
+@pytest.mark.parametrize("machine, phases, first", MACHINES)
 def test_every_phase_is_reachable_and_reaches_an_end(machine, phases, first):
     step = {phase: {to for (frm, _), to in machine.TRANSITIONS.items() if frm is phase} for phase in phases}
 
@@ -37,7 +37,7 @@ def test_every_phase_is_reachable_and_reaches_an_end(machine, phases, first):
         assert reach(phase) & machine.FINAL, f"{phase} never ends"
 
 
-@pytest.mark.parametrize(("machine", "phases", "first"), MACHINES)
+@pytest.mark.parametrize("machine, phases, first", MACHINES)
 def test_a_pair_in_neither_table_is_a_bug(machine, phases, first):
     listed = set(machine.TRANSITIONS) | machine.IGNORED
     for phase in phases:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jitney.core.metering import summarize
 from jitney.errors import InvalidError
-from jitney.server.api.apps import function_id_of, summarize
+from jitney.server.api.apps import function_id_of
 from jitney.server.apps import bind, bound_id, did_you_mean
 from jitney.values.containers import ContainerRecord
 from jitney.values.functions import Concurrency, FunctionSpec, Overrides, RetryPolicy, Scaling

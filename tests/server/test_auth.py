@@ -47,7 +47,7 @@ def test_the_token_survives_a_restart_of_the_server(auth):
     assert Auth(SECRET, "1.2.4", "another").container_token(CONTAINER) == auth.container_token(CONTAINER)
 
 
-@pytest.mark.parametrize(("protocol", "older"), [(PROTOCOL - 1, "client"), (PROTOCOL + 1, "server")])
+@pytest.mark.parametrize("protocol, older", [(PROTOCOL - 1, "client"), (PROTOCOL + 1, "server")])
 def test_another_protocol_is_refused_with_both_versions(auth, protocol, older):
     with pytest.raises(VersionError) as caught:
         auth.admit(Hello(protocol, "9.9", SECRET))

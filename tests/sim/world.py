@@ -15,7 +15,8 @@ from jitney.core import leases
 from jitney.runner import protocol
 from jitney.server.apps import Apps
 from jitney.server.connected import Connected
-from jitney.server.fleet import Fleet, Node, RunnerPaths
+from jitney.server.fleet import Fleet
+from jitney.server.scaling import Node, RunnerPaths
 from jitney.server.router import Router
 from jitney.server.state import Container
 from jitney.values import ids
@@ -194,8 +195,8 @@ class World:
             runner = self.runners.get(command.container_id)
             if runner is not None and not runner.dead:
                 runner.dead = True
-                exit = Exit(signal=9 if command.grace_ms == 0 else 15)
-                self.after(0.005, lambda: self.exited(command.container_id, exit))
+                ended = Exit(signal=9 if command.grace_ms == 0 else 15)
+                self.after(0.005, lambda: self.exited(command.container_id, ended))
             elif runner is None:
                 self.after(0.005, lambda: self.exited(command.container_id, Exit(exit_code=0)))
 

@@ -81,8 +81,7 @@ def test_every_public_name_says_what_it_gives():
         thing = getattr(jitney, name)
         described = inspect.isclass(thing) or inspect.isroutine(thing) or inspect.ismodule(thing)
         # An inherited docstring says what the parent gives.
-        if described and not (
-            vars(thing).get("__doc__") or "" if hasattr(thing, "__dict__") else thing.__doc__
-        ):
+        own = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
+        if described and not own:
             undocumented.append(name)
     assert not undocumented

@@ -86,26 +86,29 @@ class Running:
         if self._session is not None or app.is_running:
             raise InvalidError(f"{app!r} runs already")
         session = self._session = sessions.current()
+        creating = asyncio.create_task(self._create(session))
         try:
-            created = session.request(
-                APP_CREATE,
-                AppCreate(
-                    name=app.name or "",
-                    state=AppState.DETACHED if self._detach else AppState.EPHEMERAL,
-                    tags=app.tags,
-                    versions=declare.versions(),
-                ),
-            )
-            specs, answer = await together(_prepare(session, app), created)
-            self._app_id = answer.app_id
-            output.current().app_created(self._app_id, app.name or "")
-            self._logs = asyncio.create_task(follow_logs(session, self._app_id))
+            specs, _ = await together(_prepare(session, app), _wait(creating))
             published = await session.request(APP_PUBLISH, AppPublish(app_id=self._app_id, functions=specs))
         except BaseException:
+            await asyncio.wait([creating], timeout=STOP_S_MAX)  # what was created is to be stopped
+            creating.cancel()
             await self._stop()
             raise
         app.bind(self._app_id, _targets(session, self._app_id, published.function_ids, app))
         output.current().published(self._app_id, published.function_ids)
+
+    async def _create(self, session: Session) -> None:
+        app = self._app
+        request = AppCreate(
+            name=app.name or "",
+            state=AppState.DETACHED if self._detach else AppState.EPHEMERAL,
+            tags=app.tags,
+            versions=declare.versions(),
+        )
+        self._app_id = (await session.request(APP_CREATE, request)).app_id
+        output.current().app_created(self._app_id, app.name or "")
+        self._logs = asyncio.create_task(follow_logs(session, self._app_id))
 
     async def _stop(self) -> None:
         app, session, self._session = self._app, self._session, None
@@ -186,7 +189,10 @@ async def _prepare(session: Session, app: App) -> tuple[Any, ...]:
     """The specs of all functions of an app, when what they need is at the server."""
     parts = _Parts(session)
     default = app.image or Image.debian_slim()
-    return tuple(await together(*(_spec(parts, app, one, one.image or default) for one in app.declarations)))
+    try:
+        return tuple(await together(*(_spec(parts, app, one, one.image or default) for one in app.declarations)))
+    finally:
+        await _end([*parts.images.values(), *parts.sources.values()])
 
 
 async def _spec(parts: _Parts, app: App, one: Declaration, image: Image) -> Any:
@@ -234,14 +240,18 @@ async def _ship(session: Session, module: ModuleType | None, image: Image, inclu
 
 async def together(*coros: Coroutine[Any, Any, Any]) -> list[Any]:
     """Results of all, in order; the first error ends the others."""
-    tasks = [asyncio.ensure_future(coro) for coro in coros]
+    tasks = [asyncio.create_task(coro) for coro in coros]
     try:
         done = await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
     return list(done)
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # ------------------------------------------------------------------------------------------------ logs

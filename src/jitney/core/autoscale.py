@@ -3,14 +3,16 @@
 Let `demand` be inputs queued and running, `target` the inputs that one container is meant to hold.
 
 1. Enough for all at once: ceil(demand / target).
-2. But not more than pay: a container costs a start, and a backlog that the present ones work off in DRAIN_MS is not worth
-   new ones. With a measured service time, ceil(demand x service / (target x DRAIN_MS)) containers do that.
-3. While nothing is measured yet, grow with what got ready: at most FIRST_CONTAINERS more than twice the ready ones. A hundred
-   long inputs get a hundred containers after six doublings of a few milliseconds each; a hundred thousand trivial ones
-   are measured before the second.
+2. But not more than pay: a container costs a start, and a backlog that the present ones work off in DRAIN_MS is not
+   worth new ones. With a measured service time, ceil(demand x service / (target x DRAIN_MS)) containers do that.
+3. While nothing is measured yet, grow with what got ready: at most FIRST_CONTAINERS more than twice the ready ones. A
+   hundred long inputs get a hundred containers after six doublings of a few milliseconds each; a hundred thousand
+   trivial ones are measured before the second.
 4. Buffer: as many more, idle, while there is any demand. Floor and ceiling: min_containers, max_containers.
-5. Scale in by idleness: a container goes when it has been idle for the scaledown window, and the pool keeps what 1-4 say.
-6. Starts that fail wait longer each time (BACKOFF_MS_MAX), and after FAILED_STARTS_MAX in a row the queued inputs fail.
+5. Scale in by idleness: a container goes when it has been idle for the scaledown window, and the pool keeps what 1 to
+   4 say.
+6. Starts that fail wait longer each time (BACKOFF_MS_MAX), and after FAILED_STARTS_MAX in a row the queued inputs
+   fail.
 """
 
 from __future__ import annotations

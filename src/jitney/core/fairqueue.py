@@ -1,8 +1,8 @@
 """The queue of one pool: fair between calls, first come first served inside a call.
 
-Calls take turns, one input each (or one batch), so that a call of one input that arrives behind a map of a million waits
-for one turn and not for a million. Cost: O(1) per put and take. `give_back` puts an input at the head of its call: it
-has waited its turn already.
+Calls take turns, one input each (or one batch), so that a call of one input that arrives behind a map of a million
+waits for one turn and not for a million. Cost: O(1) per put and take. `give_back` puts an input at the head of its
+call: it has waited its turn already.
 """
 
 from __future__ import annotations

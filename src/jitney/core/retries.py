@@ -1,8 +1,8 @@
 """What happens to an input whose attempt did not succeed.
 
-Three counters, kept apart, so that our failures never use up the user's retries: `user_failures` (the code raised or ran
-past its timeout: the declared policy decides), `crashes` (it took its container down: at most CRASHES_MAX, then it is a
-poisoned input) and `internal_failures` (the container was lost, preempted or stopped: at most INTERNAL_FAILURES_MAX).
+Three counters, kept apart, so that our failures never use up the user's retries: `user` (the code raised, or ran past
+its timeout: the declared policy decides), `crashes` (it took its container down: at most CRASHES_MAX, then it is a
+poisoned input) and `internal` (the container was lost, preempted or stopped: at most INTERNAL_FAILURES_MAX).
 """
 
 from __future__ import annotations

@@ -35,11 +35,12 @@ from jitney.server.apps import RESTART_GRACE_MS, Apps
 from jitney.server.auth import Auth
 from jitney.server.connected import Connected
 from jitney.server.durable import Durable
-from jitney.server.fleet import Fleet, RunnerPaths
+from jitney.server.fleet import Fleet
 from jitney.server.http import Http
 from jitney.server.link import Link
 from jitney.server.router import Router
 from jitney.server.runner_link import RunnerLink
+from jitney.server.scaling import RunnerPaths
 from jitney.server.state import Container
 from jitney.values.apps import AppState
 from jitney.values.calls import OUTPUT_TTL_MS
@@ -263,7 +264,9 @@ class Server:
                 if node.connected:
                     node.send(wm.Shutdown())
             until = time.monotonic() + SHUTDOWN_WAIT_S
-            while any(link.role == "worker" for link in self._links) and time.monotonic() < until:
+            while time.monotonic() < until:  # its link breaks when it has ended its containers
+                if not any(link.role == "worker" for link in self._links):
+                    break
                 await asyncio.sleep(CHECK_S)
             for app in list(self.apps.running.values()):
                 if app.record.state is not AppState.DEPLOYED:

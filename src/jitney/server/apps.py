@@ -8,23 +8,26 @@ functions are derived from what was bound.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable
 from difflib import get_close_matches
 
 import msgspec
 
+from jitney.core.metering import summarize
 from jitney.errors import NotFoundError
 from jitney.server.connected import CallLink
 from jitney.server.fleet import Fleet
 from jitney.server.router import Router
 from jitney.server.state import Pool
 from jitney.values import ids
-from jitney.values.apps import AppRecord, AppState
+from jitney.values.apps import AppRecord, AppState, RunSummary
 from jitney.values.containers import LogLine
 from jitney.values.functions import Concurrency, FunctionSpec, Overrides, Scaling
 
 GRACE_MS = 10_000
 RESTART_GRACE_MS = 60_000
+SUMMARIES_KEPT = 1_000
 IDLE_DETACHED_MS = 5_000  # a detached app without work this long has done its work
 
 
@@ -49,6 +52,7 @@ class Apps:
     def __init__(self, router: Router, fleet: Fleet) -> None:
         self.running: dict[str, Running] = {}
         self._leaving: dict[str, Running] = {}  # stopped, with containers that still print
+        self._summaries: OrderedDict[str, RunSummary] = OrderedDict()  # of apps that have stopped
         self._router = router
         self._fleet = fleet
 
@@ -162,11 +166,35 @@ class Apps:
         self.tidy()
 
     def tidy(self) -> None:
-        """Drop the pools of stopped apps that have no container any more."""
-        for pool in [pool for pool in self._router.pools.values() if pool.stopped and not pool.containers]:
-            del self._router.pools[pool.function_id]
+        """Drop stopped apps that have no container any more, with their pools."""
         for app_id in [app_id for app_id in self._leaving if not self.containers_of(app_id)]:
-            del self._leaving[app_id]
+            self._summaries[app_id] = self._summary(self._leaving.pop(app_id))
+            if len(self._summaries) > SUMMARIES_KEPT:
+                self._summaries.popitem(last=False)
+            for pool in self.pools_of(app_id):
+                del self._router.pools[pool.function_id]
+
+    def summary(self, app: str) -> RunSummary:
+        """What an app did so far, or did until it stopped.
+
+        Raises:
+            NotFoundError: no such app, or it stopped too long ago.
+        """
+        self.tidy()
+        leaving = self._leaving.get(app)
+        return self._summaries.get(app) or self._summary(leaving or self.find(app))
+
+    def _summary(self, app: Running) -> RunSummary:
+        app_id = app.record.app_id
+        pools = self.pools_of(app_id)
+        live = [container.record() for pool in pools for container in pool.containers.values()]
+        return summarize(
+            live + [record for record in self._fleet.ended if record.app_id == app_id],
+            now_ms=self._fleet.wall_ms(),
+            started_at_ms=app.record.created_at_ms,
+            inputs=sum(pool.succeeded + pool.failed for pool in pools),
+            failed=sum(pool.failed for pool in pools),
+        )
 
     def readers(self, app_id: str) -> list[Callable[[list[LogLine]], None]]:
         """Who follows the logs of an app, until its last container is gone."""

@@ -1,4 +1,4 @@
-"""Connected calls: `remote`, `map` and `remote_gen`. The client is the log: it keeps each input until its result is there.
+"""Connected calls: `remote`, `map`, `remote_gen`. The client is the log: it keeps an input until its result is there.
 
 A call outlives its link by GRACE_MS: a client that comes back (same call id) finds its results; one that does not is
 taken for dead, and the call is cancelled.

@@ -30,7 +30,9 @@ RETRY_S = 0.5  # a store that is full or busy is asked again
 class Durable:
     """Calls that live in the store. One object for all; it is the sink of each of them."""
 
-    def __init__(self, store: Store, router: Router, pools: Pools, run: Callable[[Coroutine[Any, Any, None]], None]):
+    def __init__(
+        self, store: Store, router: Router, pools: Pools, run: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
         self._store = store
         self._router = router
         self._pools = pools

@@ -1,7 +1,7 @@
 """The listening side of links: clients, workers, and clients inside containers, on a Unix socket.
 
-The call messages are handled in the turn in which they arrive, with no task and no await between: they are the hot path.
-Requests of the table run as tasks.
+The call messages are handled in the turn in which they arrive, with no task and no await between: they are the hot
+path. Requests of the table run as tasks.
 """
 
 from __future__ import annotations

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextvars
 import inspect
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from jitney.runner import payload
+from jitney.runner.load import load
 from jitney.runner.segments import SegmentPool
 from jitney.values.calls import Output, Status
 from jitney.values.functions import FunctionSpec, MethodSpec, Overrides
@@ -23,15 +27,31 @@ class FakeFunction:
         function_id: str,
         app_id: str,
         name: str,
-        methods: dict[str, Callable[..., Any]],
+        plain: dict[str, Callable[..., Any]] | None = None,
         spec: FunctionSpec | None = None,
     ) -> None:
+        """`plain` callables by method name, or a published `spec`."""
         self.function_id = function_id
         self.app_id = app_id
         self.name = name
-        self.methods = methods
+        self.plain = plain
         self.spec = spec
         self.overrides = Overrides()
+        self._lock = threading.Lock()
+        self._loaded = plain
+
+    @property
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What to call, loaded as a container does, at the first input."""
+        with self._lock:
+            if self._loaded is None:
+                assert self.spec is not None
+                self._loaded = _callables(self.spec)
+            return self._loaded
+
+    def has(self, method: str) -> bool:
+        """Whether there is such a method."""
+        return any(one.name == method for one in self.method_specs())
 
     def method_specs(self) -> tuple[MethodSpec, ...]:
         """As `function.get` answers."""
@@ -43,7 +63,7 @@ class FakeFunction:
                 is_async=inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f),
                 is_generator=inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f),
             )
-            for name, f in self.methods.items()
+            for name, f in (self.plain or {}).items()
         )
 
     @property
@@ -108,3 +128,21 @@ def _drain(source: Any) -> Iterator[Any]:
 def now_ms() -> int:
     """Unix ms."""
     return time.time_ns() // 1_000_000
+
+
+def _callables(spec: FunctionSpec) -> dict[str, Callable[..., Any]]:
+    """What a container would load. The test's own modules are this process's."""
+    config = {
+        "qualname": spec.qualname,
+        "is_class": spec.is_class,
+        "pickled": base64.b64encode(spec.pickled).decode(),
+        "parameters": base64.b64encode(spec.parameters).decode(),
+        "methods": [{"name": m.name, "is_async": m.is_async, "is_generator": m.is_generator} for m in spec.methods],
+    }
+    module = sys.modules.get("__main__" if spec.main_module else spec.module)
+    if module is None and not spec.pickled:
+        raise ModuleNotFoundError(f"no module {spec.module} is loaded here")
+    loaded = load(config, module)
+    for hook in loaded.enter:
+        hook()
+    return {name: method.function for name, method in loaded.methods.items()}

@@ -7,12 +7,11 @@ import hashlib
 import platform
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from jitney.errors import InvalidError, JitneyError, NotFoundError
-from jitney.runner.load import load
+from jitney.errors import JitneyError, NotFoundError
 from jitney.testing.fake_functions import FakeFunction, now_ms
 from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState, RunSummary
@@ -116,7 +115,7 @@ class Answers:
 
     def _publish(self, app_id: str, spec: FunctionSpec) -> str:
         function_id = self._owner.new_id(ids.FUNCTION)
-        self._owner.add(FakeFunction(function_id, app_id, spec.name, _callables(spec), spec))
+        self._owner.add(FakeFunction(function_id, app_id, spec.name, spec=spec))
         return function_id
 
     def app_get(self, request: apps.AppRef, emit: Emit) -> AppRecord:
@@ -188,10 +187,10 @@ class Answers:
         for one in self._owner.functions.values():
             if (one.app_id, one.name, one.overrides) == (base.app_id, base.name, request.overrides):
                 return _info(one)
-        callables = base.methods
-        if base.spec is not None and request.overrides.parameters is not None:
-            callables = _callables(msgspec.structs.replace(base.spec, parameters=request.overrides.parameters))
-        bound = FakeFunction(self._owner.new_id(ids.FUNCTION), base.app_id, base.name, callables, base.spec)
+        spec = base.spec
+        if spec is not None and request.overrides.parameters is not None:
+            spec = msgspec.structs.replace(spec, parameters=request.overrides.parameters)
+        bound = FakeFunction(self._owner.new_id(ids.FUNCTION), base.app_id, base.name, base.plain, spec)
         bound.overrides = request.overrides
         self._owner.add(bound)
         return _info(bound)
@@ -215,6 +214,13 @@ class Answers:
                 self._owner.pool.submit(self._run, request.call_id, call, index, body)
         return calls.CallSpawned(call_id=request.call_id, inputs=len(call.payloads))
 
+    def resume(self) -> None:
+        """After a restart: run what has no output."""
+        for call_id, call in self.durable.items():
+            for index, body in call.payloads.items():
+                if index not in call.outputs:
+                    self._owner.pool.submit(self._run, call_id, call, index, body)
+
     def _run(self, call_id: str, call: Durable, index: int, body: bytes) -> None:
         owner = self._owner
         owner.seen.runs[call_id, index] += 1
@@ -224,7 +230,11 @@ class Answers:
             call.outputs[index] = output
             await self._notify()
 
-        asyncio.run_coroutine_threadsafe(record(), owner.loop)
+        recording = record()
+        try:
+            asyncio.run_coroutine_threadsafe(recording, owner.loop)
+        except RuntimeError:  # the server has stopped
+            recording.close()
 
     async def call_outputs(self, request: calls.CallOutputs, emit: Emit) -> calls.CallOutputsAnswer:
         call = self._durable(request.call_id)
@@ -276,23 +286,3 @@ def _info(function: FakeFunction) -> functions.FunctionInfo:
         is_class=bool(function.spec and function.spec.is_class),
         methods=function.method_specs(),
     )
-
-
-def _callables(spec: FunctionSpec) -> dict[str, Callable[..., Any]]:
-    """What a container would load. The test's own modules are this process's."""
-    import base64
-
-    config = {
-        "qualname": spec.qualname,
-        "is_class": spec.is_class,
-        "pickled": base64.b64encode(spec.pickled).decode(),
-        "parameters": base64.b64encode(spec.parameters).decode(),
-        "methods": [{"name": m.name, "is_async": m.is_async, "is_generator": m.is_generator} for m in spec.methods],
-    }
-    module = sys.modules.get("__main__" if spec.main_module else spec.module)
-    if module is None and not spec.pickled:
-        raise InvalidError(f"no module {spec.module} is loaded here")
-    loaded = load(config, module)
-    for hook in loaded.enter:
-        hook()
-    return {name: method.function for name, method in loaded.methods.items()}

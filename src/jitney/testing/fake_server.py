@@ -188,6 +188,7 @@ class FakeServer:
         self._thread = threading.Thread(target=self._serve, args=(ready,), name="fake-server", daemon=True)
         self._thread.start()
         ready.wait()
+        self.answers.resume()
         info = ServerInfo(pid=os.getpid(), version="9.9.9", socket=str(home.socket()), boot_id=self.boot_id)
         home.server_info.write_bytes(msgspec.json.encode(info))
 
@@ -279,7 +280,7 @@ class FakeServer:
 
     def _open(self, link: Link, call_id: str, function_id: str, method: str) -> Call | None:
         function = self.functions.get(function_id)
-        if function is None or method not in function.methods:
+        if function is None or not function.has(method):
             link.send(m.Refused(call_id, 0, 1, "not_found", f"no function {function_id} here"))
             return None
         call = self.calls.setdefault(call_id, Call(call_id, function, method, link))
@@ -368,5 +369,7 @@ class FakeServer:
             link.send(m.Answer(request.id, codec.encode(answer)))
         except JitneyError as error:
             link.send(m.Failed(request.id, error.code, error.message, error.hint))
+        except Exception as error:
+            link.send(m.Failed(request.id, "internal", f"{type(error).__name__}: {error}"))
         finally:
             link.tasks.pop(request.id, None)

@@ -28,7 +28,8 @@ def make(kind: str, entropy: bytes) -> str:
     >>> make("ap", bytes(16))
     'ap-0000000000000000000000'
     """
-    assert kind in KINDS and len(entropy) >= ENTROPY_BYTES
+    assert kind in KINDS
+    assert len(entropy) >= ENTROPY_BYTES
     number = int.from_bytes(entropy[:ENTROPY_BYTES], "big")
     digits = []
     for _ in range(BODY_LENGTH):

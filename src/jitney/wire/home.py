@@ -65,7 +65,7 @@ class Home:
         return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
 
     def socket(self, name: str = "link.sock") -> Path:
-        """Where a Unix socket of this folder is: inside it, or where the path would be too long, in a private folder."""
+        """Where a Unix socket of this folder is: in it, or where the path would be too long, in a private folder."""
         path = self.root / name
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
             return path

@@ -5,7 +5,9 @@ import itertools
 import os
 import sqlite3
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +148,19 @@ def test_work_that_waits_is_done_before_closing(tmp_path):
     assert asyncio.run(story()) == 20
 
 
+def test_a_bug_in_the_writer_leaves_nobody_waiting(tmp_path, monkeypatch):
+    async def story():
+        store = open_store(tmp_path / "store.sqlite")
+        monkeypatch.setattr(writer.Writer, "_commit", lambda *arguments, **options: 1 // 0)
+        with pytest.raises(InternalError):
+            await store.calls.spawn(call(1), [])
+        assert not store.healthy()
+        assert await store.calls.get(call_id(1)) is None
+        await store.close()
+
+    asyncio.run(story())
+
+
 # ---------------------------------------------------------------------------------------------------- locked
 
 
@@ -232,13 +247,13 @@ async def states_of_a_good_run(folder):
             return states[:-1]
 
 
-def statements_of(tmp_path):
+def statements_of(folder):
     """How many statements a good run has, after opening."""
     counter = itertools.count()
     seen = []
 
     async def story():
-        store = open_store(tmp_path / "counted", lambda sql, after: None if after else next(counter))
+        store = open_store(folder / "counted", lambda sql, after: None if after else next(counter))
         seen.append(next(counter))
         await use(store)
         seen.append(next(counter))
@@ -248,15 +263,25 @@ def statements_of(tmp_path):
     return seen[1] - seen[0]
 
 
+@pytest.fixture
+def memory_disk(tmp_path):
+    """A folder in memory where there is one: what is tested is what we make of errors, and fsync is slow."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("applied", [False, True])
-def test_whichever_statement_fails_the_store_fails_closed_and_doing_it_again_is_right(tmp_path, applied):
+def test_whichever_statement_fails_the_store_fails_closed_and_doing_it_again_is_right(memory_disk, applied):
     """The disk fails at the Nth statement, or just after it, for every N: nothing is half done, nothing is lost."""
-    states = asyncio.run(states_of_a_good_run(tmp_path))
-    total = statements_of(tmp_path)
+    states = asyncio.run(states_of_a_good_run(memory_disk))
+    total = statements_of(memory_disk)
     assert total > 40
 
     async def story(nth):
-        path = tmp_path / f"n{nth}"
+        path = memory_disk / f"n{nth}"
         counter, armed = itertools.count(1), []
 
         def plan(sql, after):

@@ -43,7 +43,9 @@ async def main(path, first, limit):
     store = SqliteStore(path, ballast_bytes=64 * 1024)
     print("open", flush=True)
     if not limit:
-        await asyncio.gather(*(write(store, range(first + i, 1 << 60, SUBMITTERS), results=True) for i in range(SUBMITTERS)))
+        await asyncio.gather(
+            *(write(store, range(first + i, 1 << 60, SUBMITTERS), results=True) for i in range(SUBMITTERS))
+        )
     await write(store, range(first, first + 20), results=False)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:

@@ -218,9 +218,7 @@ class MemoryCalls:
         first = inputs[0].index if inputs else known
         if first > known or first < 0:
             raise InvalidError("there is a gap before these inputs")
-        if [(item.call_id, item.index) for item in inputs] != [
-            (record.call_id, first + i) for i in range(len(inputs))
-        ]:
+        if [(item.call_id, item.index) for item in inputs] != [(record.call_id, first + i) for i in range(len(inputs))]:
             raise InvalidError("these inputs are not in order")
         if first + len(inputs) > INPUTS_PER_CALL_MAX:
             raise InvalidError("too many inputs")

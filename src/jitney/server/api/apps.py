@@ -18,7 +18,7 @@ from jitney.server.link import Link
 from jitney.server.router import Router
 from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState, DeploymentRecord, RunSummary
-from jitney.values.containers import ContainerRecord, LogLine
+from jitney.values.containers import LogLine
 from jitney.values.functions import FunctionSpec
 from jitney.wire import methods
 from jitney.wire.messages import apps as am
@@ -259,19 +259,8 @@ class AppsApi:
         return deployed.app_id if deployed else self._apps.find(request.app).record.app_id
 
     async def summary(self, peer: Peer, request: am.AppRef, emit: Emit) -> RunSummary:
-        """What the containers of an app did so far, the living ones too."""
-        app = self._apps.find(request.app)
-        app_id = app.record.app_id
-        live = [container.record() for pool in self._apps.pools_of(app_id) for container in pool.containers.values()]
-        ended = [record for record in self._fleet.ended if record.app_id == app_id]
-        pools = self._apps.pools_of(app_id)
-        return summarize(
-            live + ended,
-            now_ms=self._fleet.wall_ms(),
-            started_at_ms=app.record.created_at_ms,
-            inputs=sum(pool.succeeded + pool.failed for pool in pools),
-            failed=sum(pool.failed for pool in pools),
-        )
+        """What an app did so far, or did until it stopped."""
+        return self._apps.summary(request.app)
 
     def _shown(self, record: AppRecord) -> AppRecord:
         return msgspec.structs.replace(record, containers=self._apps.containers_of(record.app_id))
@@ -296,24 +285,3 @@ def function_id_of(app_id: str, spec: FunctionSpec) -> str:
     """The id of a function: of its app and of all that it is, so that what did not change keeps its containers."""
     digest = hashlib.sha256(app_id.encode() + msgspec.msgpack.encode(spec, order="sorted")).digest()
     return ids.make(ids.FUNCTION, digest)
-
-
-def summarize(
-    containers: list[ContainerRecord], *, now_ms: int, started_at_ms: int, inputs: int, failed: int
-) -> RunSummary:
-    """Sums over containers. Idle is the time between ready and end in which a container worked on nothing."""
-    busy_ms = idle_ms = cold_starts = 0
-    for record in containers:
-        busy_ms += record.busy_ms
-        if record.ready_at_ms is not None:
-            cold_starts += 1
-            idle_ms += max(0, (record.ended_at_ms or now_ms) - record.ready_at_ms - record.busy_ms)
-    return RunSummary(
-        inputs=inputs,
-        failed=failed,
-        containers=len(containers),
-        cold_starts=cold_starts,
-        wall_ms=now_ms - started_at_ms,
-        busy_ms=busy_ms,
-        idle_ms=idle_ms,
-    )

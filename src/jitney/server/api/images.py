@@ -8,7 +8,8 @@ from collections.abc import Callable
 from jitney.errors import ConnectionError, from_code
 from jitney.ports.sources import SourceStore
 from jitney.server.api.table import Emit, Peer, Table
-from jitney.server.fleet import Fleet, Node
+from jitney.server.fleet import Fleet
+from jitney.server.scaling import Node
 from jitney.values import ids
 from jitney.values.images import BuiltImage
 from jitney.wire import methods

@@ -10,7 +10,8 @@ from jitney.ports.logs import LogStore
 from jitney.server.api.images import Images
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.apps import Apps
-from jitney.server.fleet import Fleet, Node
+from jitney.server.fleet import Fleet
+from jitney.server.scaling import Node
 from jitney.values.containers import LogLine
 from jitney.wire import methods
 from jitney.wire.messages import workers as wm

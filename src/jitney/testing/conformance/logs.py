@@ -86,7 +86,8 @@ class LogContract(Running):
         assert run(logs.read(APP, tail=300)).lines == lines(9_700, 300)
 
     @pytest.mark.parametrize(
-        "text", ["", " ", "a\nb", "\r\n", "\\n", "\\", "\0", "ü😀", "\x1b[31mred", "  two  ", "\u2028", "-", "#log 1 0 0"]
+        "text",
+        ["", " ", "a\nb", "\r\n", "\\n", "\\", "\0", "ü😀", "\x1b[31mred", "  two  ", "\u2028", "-", "#log 1 0 0"],
     )
     def test_6_text_is_kept_as_it_is(self, logs: LogStore, run: Run, text: str) -> None:
         kept = [LogLine(1, "ta-0", 1, text), LogLine(2, "ta-1", 2, text)]
@@ -101,7 +102,9 @@ class LogContract(Running):
         assert len(line.text.encode()) <= LINE_BYTES_MAX
         assert line.text.endswith(" more bytes)")
 
-    @pytest.mark.parametrize("app_id", ["", "../x", "ap-", "ap-" + "../" * 7 + "x", "fc-" + "a" * 22, "ap-\0" + "a" * 21])
+    @pytest.mark.parametrize(
+        "app_id", ["", "../x", "ap-", "ap-" + "../" * 7 + "x", "fc-" + "a" * 22, "ap-\0" + "a" * 21]
+    )
     def test_7_hostile_ids_are_refused(self, logs: LogStore, run: Run, app_id: str) -> None:
         for ask in (logs.append(app_id, lines(0, 1)), logs.read(app_id), logs.read(app_id, tail=1)):
             with pytest.raises(InvalidError):

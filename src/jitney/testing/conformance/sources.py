@@ -45,9 +45,7 @@ class SourceContract(Running):
         assert run(sources.create(files[:2])) != source_id
         assert run(sources.path(source_id)) is not None
 
-    def test_below_root_is_below_the_import_root(
-        self, sources: SourceStore, run: Run, files: list[SourceFile]
-    ) -> None:
+    def test_below_root_is_below_the_import_root(self, sources: SourceStore, run: Run, files: list[SourceFile]) -> None:
         absolute = [SourceFile("/root/" + file.path, file.digest, file.executable) for file in files]
         assert run(sources.create(absolute)) == run(sources.create(files))
 

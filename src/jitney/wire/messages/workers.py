@@ -1,4 +1,4 @@
-"""Between the server and a machine's worker. Commands are events of the stream `worker.attach`; reports are requests."""
+"""Between the server and a worker. Commands are events of the stream `worker.attach`; reports are requests."""
 
 from __future__ import annotations
 

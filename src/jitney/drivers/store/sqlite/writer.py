@@ -37,8 +37,9 @@ WAITING_BYTES_MAX = 256 * 1024 * 1024
 GROUP_MAX = 512
 GROUP_BYTES_MAX = 16 * 1024 * 1024
 IDLE_SECONDS = 1.0
-LOG_BYTES_MAX = 16 * 1024 * 1024  # that may wait for a checkpoint, by estimate; and no more than a quarter of the
-# ballast, for in the room of the ballast the log has to be moved before anything else can be done.
+# What the log may grow to between checkpoints, by estimate; and no more than a quarter of the ballast, for in the room
+# of the ballast the log has to be moved before anything else can be done.
+UNMOVED_BYTES_MAX = 16 * 1024 * 1024
 COMMIT_BYTES = 8 * 4096  # that a commit puts into the log beside its payloads: inner pages, the count of commits
 WRITE_BYTES = 2 * 4096  # and each write: rows, a random page of an index
 
@@ -81,7 +82,7 @@ class Writer:
         self._database = database
         self._inbox: Inbox[Write[Any, Any]] = Inbox(what="writes", jobs_max=WAITING_MAX, bytes_max=WAITING_BYTES_MAX)
         self._unmoved_bytes = 0  # in the log, not in the database file
-        self._unmoved_bytes_max = min(LOG_BYTES_MAX, database.ballast.size // 4 or LOG_BYTES_MAX)
+        self._unmoved_bytes_max = min(UNMOVED_BYTES_MAX, database.ballast.size // 4 or UNMOVED_BYTES_MAX)
         self.failure: JitneyError | None = None  # set once, never cleared: fail closed
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -115,9 +116,13 @@ class Writer:
             jobs = self._inbox.take(jobs_max=GROUP_MAX, bytes_max=GROUP_BYTES_MAX, timeout=IDLE_SECONDS)
             if jobs is None:
                 break
-            if jobs:
+            try:
                 self._handle(jobs)
-                deliver(jobs)
+            except Exception as error:  # a bug of ours: nobody may wait for ever, nor be told that it is recorded
+                log.exception("store_writer_failed")
+                self.fail(InternalError(f"the store's writer failed: {error!r}", hint="restart the server"))
+                _answer(jobs, InternalError(f"the store's writer failed: {error!r}"))
+            deliver(jobs)
             self._tidy(idle=not jobs)
 
     def _handle(self, jobs: list[Job[Write[Any, Any]]]) -> None:

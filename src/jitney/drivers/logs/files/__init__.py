@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from jitney.drivers.logs import segments
+from jitney.drivers.logs.files import segments
 from jitney.ports.logs import (
     APP_LOG_BYTES_MAX,
     NOTE,
