@@ -71,6 +71,7 @@ class Shell:
                 processes.wait_for_end(self.home, timeout_ms=15_000, force=True)
             elif pid:
                 os.kill(pid, signal.SIGTERM)
+        folder.clear(self.home)
 
 
 @pytest.fixture

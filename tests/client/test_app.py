@@ -219,10 +219,16 @@ def _until(condition):
 def test_a_failing_block_stops_the_app(server):
     app = jitney.App()
     app.function()(square)
-    with pytest.raises(KeyError), app.run():
-        ran = app.app_id
-        raise KeyError
-    assert server.answers.apps[ran].state is AppState.STOPPED
+    ran = []
+
+    def fail():
+        with app.run():
+            ran.append(app.app_id)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert server.answers.apps[ran[0]].state is AppState.STOPPED
     assert STOP_S_MAX == 10.0
 
 
@@ -285,7 +291,7 @@ def test_including_another_app(server):
         assert (f.remote(2), own.remote(3)) == (4, 9)
     clash = jitney.App()
     clash.function(name="shared")(count)
-    with pytest.raises(InvalidError, match="has 'shared' already, from .*square: give the one from .*count a name="):
+    with pytest.raises(InvalidError, match=r"has 'shared' already, from .*square: give the one from .*count a name="):
         app.include(clash)
 
 
@@ -333,7 +339,7 @@ def test_a_local_function_that_is_not_pickled_is_refused(server):
     def local(x):
         return x
 
-    with pytest.raises(InvalidError, match="inside a function.*serialized=True"), app.run():
+    with pytest.raises(InvalidError, match=r"inside a function.*serialized=True"), app.run():
         pass
 
 
@@ -369,10 +375,8 @@ def test_versions_that_do_not_fit(server, events):
     with app.run():
         pass
     mine = ".".join(platform.python_version_tuple()[:2])
-    assert events.notes == [
-        f"square runs with Python {mine} here and 3.9 in the image: arguments that only cloudpickle can pickle "
-        "(lambdas, local classes) may not be readable there"
-    ]
+    (note,) = events.notes
+    assert note.startswith(f"square runs with Python {mine} here and 3.9 in the image: arguments that only cloudpickle")
     app.function(serialized=True, name="sent")(count)
     with pytest.raises(VersionError, match=f"sent is sent pickled, and there is Python {mine} here and 3.9"), app.run():
         pass
@@ -391,7 +395,7 @@ def test_what_cannot_be(server, in_container):
     app.function()(square)
     with pytest.raises(InvalidError, match="with parentheses"):
         app.function()(3)
-    with pytest.raises(InvalidError, match="methods: @app.cls"):
+    with pytest.raises(InvalidError, match=r"methods: @app.cls"):
         app.function()(jitney.method()(square))
     with pytest.raises(InvalidError, match="needs a name"):
         app.deploy()

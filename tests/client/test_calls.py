@@ -140,8 +140,7 @@ def test_no_inputs_at_all(calls):
 def test_the_first_failure_ends_the_iteration(calls):
     seen = []
     with pytest.raises(ValueError, match="not 3"):
-        for value in calls("picky").spawn_map(range(10)).iter():
-            seen.append(value)  # noqa: PERF402 (the error must not lose them)
+        seen.extend(calls("picky").spawn_map(range(10)).iter())
     assert seen == [0, 1, 2]
 
 

@@ -138,7 +138,7 @@ def test_on_this_side():
     with pytest.raises(InvalidError, match="a call has to say where it runs"):
         model.predict("x")
     with pytest.raises(AttributeError):
-        model.nothing
+        model.nothing  # noqa: B018
 
 
 def test_parameters_are_checked():
@@ -161,6 +161,7 @@ def test_parameters_are_checked():
 def test_variants(running):
     quick = Model.with_options(max_containers=1).with_concurrency(max_inputs=2)
     assert quick(layers=2).predict.remote("x") == "x by small 2 7"
+    assert quick(layers=2).predict.object_id == quick(layers=2).predict.hydrate().object_id
     assert quick(layers=2).predict.object_id != Model(layers=2).predict.hydrate().object_id
     assert Model.hydrate().object_id.startswith("fu-")
 
@@ -235,15 +236,14 @@ def test_what_cannot_be(monkeypatch):
             def other(self):
                 pass
 
+    @other.cls()
+    class Typed:
+        x: float = jitney.parameter(default=1.0)
+
+        @jitney.method()
+        def go(self):
+            pass
+
     with pytest.raises(InvalidError, match="of type float: it may be"):
-
-        @other.cls()
-        class Typed:
-            x: float = jitney.parameter(default=1.0)
-
-            @jitney.method()
-            def go(self):
-                pass
-
         Typed()
     assert sys.modules[__name__].Model is Model

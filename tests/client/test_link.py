@@ -40,7 +40,7 @@ def test_a_failure_is_the_typed_error(server, session):
 
 def test_a_wrong_token_says_where_the_right_one_is(server, session, monkeypatch):
     monkeypatch.setenv("JITNEY_TOKEN", "wrong")
-    with pytest.raises(AuthError, match="does not accept.*JITNEY_TOKEN"):
+    with pytest.raises(AuthError, match=r"does not accept.*JITNEY_TOKEN"):
         session.ask(SERVER_STATUS, Empty())
 
 
@@ -60,7 +60,7 @@ def test_another_protocol_says_both_versions_and_what_to_do(server, session):
 
 
 def test_no_server_is_an_error_with_a_remedy(home):
-    with pytest.raises(ConnectionError, match="no Jitney server answers.*jitney up"):
+    with pytest.raises(ConnectionError, match=r"no Jitney server answers.*jitney up"):
         sessions.current().ask(SERVER_STATUS, Empty())
 
 
@@ -69,7 +69,11 @@ def test_something_else_behind_the_socket(home):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(home / "link.sock"))
         listener.listen()
-        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+
+        def hang_up():
+            listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
         with pytest.raises(ConnectionError, match="no Jitney server answers"):
             sessions.current().ask(SERVER_STATUS, Empty())
 

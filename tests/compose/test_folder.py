@@ -15,7 +15,9 @@ from jitney.wire.home import Home, ServerInfo
 
 @pytest.fixture
 def home(tmp_path):
-    return Home(tmp_path / "home")
+    made = Home(tmp_path / "home")
+    yield made
+    folder.clear(made)
 
 
 def mode(path):
@@ -134,3 +136,14 @@ def test_what_a_killed_server_said_is_taken_away(home):
     lock = folder.claim(home)
     assert home.read_server_info() is None
     lock.release()
+
+
+def test_clear_leaves_nothing_outside_of_the_folder(tmp_path):
+    home = Home(tmp_path / ("long" * 30) / "home")
+    folder.prepare(home)
+    (home.segments / "used").mkdir()
+    folder.clear(home)
+    assert not home.segments.exists()
+    assert not home.socket().parent.exists()
+    assert home.root.exists()
+    folder.clear(home)

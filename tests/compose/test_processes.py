@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jitney.compose import processes
+from jitney.compose import folder, processes
 from jitney.errors import ConnectionError
 from jitney.wire.home import Home
 
@@ -13,7 +13,8 @@ from jitney.wire.home import Home
 def home(tmp_path):
     made = Home(tmp_path / "home")
     made.root.mkdir(mode=0o700)
-    return made
+    yield made
+    folder.clear(made)
 
 
 def test_a_process_is_started_in_its_own_session_with_its_output_in_a_file(tmp_path):
@@ -86,7 +87,6 @@ def test_the_worker_is_started_again_after_growing_pauses(home, monkeypatch):
 
 
 def test_a_worker_that_lives_is_left_alone(home):
-    from jitney.compose import folder
     from jitney.compose.server import Worker
 
     lock = folder.worker_lock(home)

@@ -198,7 +198,7 @@ class Platform:
         try:
             eventually(lambda: not self.leftovers(), 3.0)
         except pytest.fail.Exception:
-            assert not self.leftovers(), self.log()
+            pytest.fail("\n".join(["left behind:", *self.leftovers(), self.log()]))
 
     def clean(self):
         """Whatever the test did: no process outlives it."""

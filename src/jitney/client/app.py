@@ -82,6 +82,7 @@ class App:
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self._targets: dict[str, Target] = {}
         self._app_id: str | None = None
+        self._is_running = False
 
     def __repr__(self) -> str:
         return f"App({self._name!r})" if self._name else "App()"
@@ -299,7 +300,7 @@ class App:
         Raises:
             UnsupportedError: it runs already.
         """
-        if self._targets:
+        if self._is_running:
             raise UnsupportedError("the tags of a running app cannot be changed", hint="set them before it runs")
         self._tags = dict(tags)
 
@@ -312,15 +313,15 @@ class App:
     @property
     def is_running(self) -> bool:
         """Whether it runs in this process."""
-        return bool(self._targets) and self._app_id is not None
+        return self._is_running
 
     def target(self, name: str) -> Target | None:
         """Where a function of the running app is."""
         return self._targets.get(name)
 
-    def bind(self, app_id: str | None, targets: dict[str, Target]) -> None:
-        """From now on the app is this one at the server; None and {}: it runs no more."""
-        self._app_id, self._targets = app_id, targets
+    def bind(self, app_id: str | None, targets: dict[str, Target], *, is_running: bool = False) -> None:
+        """From now on the app is this one at the server; None and {}: it is none."""
+        self._app_id, self._targets, self._is_running = app_id, targets, is_running
 
     @property
     def tags(self) -> dict[str, str]:

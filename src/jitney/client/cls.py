@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+POOLS_KEPT_MAX = 1_000  # sets of parameters whose handles a class keeps
 TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "bytes": bytes}
 
 
@@ -52,6 +53,7 @@ class Cls(Generic[P, T]):
         self.handle = handle
         self._user_class = user_class
         self._by_value = by_value
+        self._pools: dict[bytes, Handle] = {}
         if user_class is not None:
             functools.update_wrapper(self, user_class, updated=())
 
@@ -67,11 +69,20 @@ class Cls(Generic[P, T]):
         Raises:
             InvalidError: no such parameter, one is missing, or one has the wrong type.
         """
-        handle = self.handle
         values = self._checked(args, dict(kwargs))
-        if values:
-            handle = Bound(handle, Overrides(parameters=encode_parameters(handle.name, values)))
-        return cast(T, Obj(self, handle, values))
+        return cast(T, Obj(self, self._pool(values), values))
+
+    def _pool(self, values: dict[str, Any]) -> Handle:
+        """Of instances with these parameters. Kept, so that making them again asks nobody."""
+        if not values:
+            return self.handle
+        encoded = encode_parameters(self.handle.name, values)
+        handle = self._pools.get(encoded)
+        if handle is None:
+            if len(self._pools) >= POOLS_KEPT_MAX:
+                self._pools.pop(next(iter(self._pools)))
+            handle = self._pools[encoded] = Bound(self.handle, Overrides(parameters=encoded))
+        return handle
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         return (self._get_user_cls(),)
@@ -158,12 +169,9 @@ class Cls(Generic[P, T]):
 
     def method_of(self, instance: object, marker: Method[..., Any, Any]) -> Function[..., Any, Any]:
         """A method on an instance of the user's class, inside that class's own code."""
-        handle = self.handle
         values = {name: getattr(instance, name) for name, one in parameters_of(type(instance)).items() if one.init}
-        if values:
-            handle = Bound(handle, Overrides(parameters=encode_parameters(handle.name, values)))
         return Function(
-            handle,
+            self._pool(values),
             raw=marker.raw,
             method=marker.__name__,
             is_generator=marker.is_generator,

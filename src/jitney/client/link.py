@@ -40,6 +40,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 GIVE_UP_S = 60.0  # without a connection, until what is under way fails
 RETRY_S_MIN = 0.05
 RETRY_S_MAX = 0.5  # below the time for which a server waits for a client to come back
+CLOSE_S = 1.0  # for what is unsent to leave
 WRITE_BYTES_HIGH = 4 * 1024 * 1024  # unsent bytes from which senders wait
 STREAM_EVENTS_HIGH = 10_000  # unread events of one stream from which the link reads no further
 
@@ -78,6 +79,7 @@ class _Connection(asyncio.Protocol):
         self.greeting: asyncio.Future[Message] = self._loop.create_future()
         self.writable = asyncio.Event()
         self.writable.set()
+        self.ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -101,6 +103,7 @@ class _Connection(asyncio.Protocol):
             self.greeting.set_exception(exc or ConnectionResetError("the server hung up"))
             self.greeting.exception()  # it may be that nobody waits for it any more
         self.writable.set()
+        self.ended.set()
         self._link.lost(self)
 
     def pause_writing(self) -> None:
@@ -291,6 +294,12 @@ class Link:
             connection.flush()
             connection.transport.close()
         self._fail_all(ConnectionError("the session was closed"))
+        if connection is not None:
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await connection.ended.wait()
+            except TimeoutError:
+                pass
 
     def abandon(self) -> None:
         """In a forked child: close our copy of the socket, and say nothing to the server: it is the parent's."""

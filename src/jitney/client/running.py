@@ -95,7 +95,7 @@ class Running:
             creating.cancel()
             await self._stop()
             raise
-        app.bind(self._app_id, _targets(session, self._app_id, published.function_ids, app))
+        app.bind(self._app_id, _targets(session, self._app_id, published.function_ids, app), is_running=True)
         output.current().published(self._app_id, published.function_ids)
 
     async def _create(self, session: Session) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from jitney.errors import AlreadyExistsError, AuthError, InvalidError, StorageFullError
+from jitney.runner import segments
 from jitney.wire.home import Home, ServerInfo
 
 TOKEN_BYTES = 32
@@ -123,6 +125,31 @@ def prepare(home: Home) -> None:
             raise InvalidError(problem, hint=f"run `chmod 700 {folder}` as its owner, or use another JITNEY_HOME")
 
 
+def open_segments(home: Home) -> None:
+    """Make the folder for large values; what an earlier server left there goes, unless containers still use it."""
+    if worker_lock(home).holder() is None:
+        _sweep_segments(home)
+    segments.prepare(str(home.segments))
+
+
+def clear(home: Home, *, keep_segments: bool) -> None:
+    """Remove what is of use only while a server, or its containers, run: sockets, and shared memory."""
+    for name in ("link.sock", "runner.sock"):
+        home.socket(name).unlink(missing_ok=True)
+    if not keep_segments:
+        _sweep_segments(home)
+        for folder in (home.segments / "free", home.segments / "used", home.segments):
+            try:
+                folder.rmdir()
+            except OSError:  # a client still waits with a value in it
+                pass
+
+
+def _sweep_segments(home: Home) -> None:
+    """Remove the segments that nobody holds."""
+    segments.sweep(str(home.segments), time.time(), used_after_s=0.0, idle_after_s=0.0)
+
+
 def not_private(folder: Path) -> str:
     """Why others could get into a folder of ours; '' when they cannot."""
     found = folder.stat(follow_symlinks=False)
@@ -178,6 +205,17 @@ def retract(home: Home) -> None:
     info = home.read_server_info()
     if info is not None and info.pid == os.getpid():
         home.server_info.unlink(missing_ok=True)
+
+
+def clear(home: Home) -> None:
+    """Remove what is outside of the folder and of no use without a server: values in flight, and the sockets.
+
+    Memory that a client still maps stays its own until it lets go.
+    """
+    shutil.rmtree(home.segments, ignore_errors=True)
+    sockets = home.socket().parent
+    if sockets != home.root:
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _explained(home: Home, error: OSError) -> Exception:

@@ -99,6 +99,7 @@ def run(home: Home, config: Config, *, background: bool, stay: bool = True) -> N
     """
     lock = folder.claim(home)
     raise_file_limit()
+    folder.open_segments(home)
     worker = Worker(home)
     try:
         worker.start()
@@ -153,7 +154,7 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
     def on_ready(ready: Server) -> None:
         announce(home, ready)
         tasks.append(asyncio.create_task(announce_http(home, ready, background)))
-        tasks.append(asyncio.create_task(keep(worker)))
+        tasks.append(asyncio.create_task(keep(worker, ready)))
 
     is_told = False
     try:
@@ -163,8 +164,9 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
         for task in tasks:
             task.cancel()
         folder.retract(home)
-        if not server._keep_containers:
+        if not server.keeps_containers:
             await worker.end(is_told=is_told)
+            folder.clear(home)
         await logs.close()
 
 
@@ -190,26 +192,25 @@ async def announce_http(home: Home, server: Server, background: bool) -> None:
     """Once the HTTP side is up, or will not be, say so."""
     import asyncio
 
-    while not (server.http_address or server.http_problem):  # noqa: ASYNC110 (the server has no event for it)
-        await asyncio.sleep(LOOK_S)
+    await server.http_settled.wait()
     announce(home, server)
     if not background:
         at = server.http_address or server.http_problem
         sys.stderr.write(f"the server of {home.root} is ready, {at}\nCtrl-C stops it and its containers.\n")
 
 
-async def keep(worker: Worker) -> None:
-    """See to it that there is a worker, for as long as the server runs."""
+async def keep(worker: Worker, server: Server) -> None:
+    """See to it that there is a worker, until the server begins to stop: then the worker ends because it is told to."""
     import asyncio
     import logging
 
     log = logging.getLogger("jitney.compose")
     loop = asyncio.get_running_loop()
-    while True:
-        await asyncio.sleep(LOOK_S)
+    while not server._stopping.is_set():
         happened = worker.look(loop.time())
         if happened:
             log.warning(happened)
+        await asyncio.sleep(LOOK_S)
 
 
 def stop_on_signals(server: Server) -> None:

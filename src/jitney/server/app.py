@@ -7,6 +7,7 @@ library takes longer to import than all the rest. What a restart must not lose i
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import secrets
@@ -51,6 +52,7 @@ from jitney.wire.messages import workers as wm
 log = logging.getLogger("jitney.server")
 
 CHECK_S = 0.05
+HTTP_DELAY_S = 0.5  # somebody waits for the first result of a server that starts: not for HTTP
 SWEEP_S = 60.0
 FORGET_MS = 30 * 24 * 3_600_000  # ended calls and containers are listed this long
 SHUTDOWN_WAIT_S = 5.0
@@ -79,6 +81,7 @@ class Server:
         self.boot_id = secrets.token_hex(8)
         self.http_address = ""
         self.http_problem = ""
+        self.http_settled = asyncio.Event()  # the address or the problem is known
         self._auth = Auth(secret, options.version, self.boot_id)
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,6 +109,11 @@ class Server:
         """End `run`, soon."""
         self._keep_containers = keep_containers
         self._stopping.set()
+
+    @property
+    def keeps_containers(self) -> bool:
+        """Whether the containers are to outlive this server: it is being restarted."""
+        return self._keep_containers
 
     # ------------------------------------------------------------------------------------------- start
 
@@ -187,6 +195,8 @@ class Server:
     async def _serve_http(self) -> None:
         if self._options.http_port is None:
             return
+        await asyncio.sleep(HTTP_DELAY_S)
+        await asyncio.to_thread(importlib.import_module, "aiohttp.web")
         self._http = Http(self.table, self._auth, self._problem, self._options.version)
         try:
             self.http_address = await self._http.start(self._options.http_port)
@@ -197,6 +207,7 @@ class Server:
                 "another program uses it: choose one with `jitney up --port` or set `http_port`"
             )
             log.error(self.http_problem)
+        self.http_settled.set()
 
     # ------------------------------------------------------------------------------------------- life
 

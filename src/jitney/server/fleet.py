@@ -156,7 +156,7 @@ class Fleet:
         if never_ready and container.stop_reason != "its start-up failed":
             why = f"a container of {container.pool.spec.name} ended before it was ready: {report.exit.describe()}"
             body = report.failure or failure(Status.INIT_FAILURE, why)
-            self._start_failure(container, body, deterministic=bool(report.failure))
+            self._start_failure(container, body, deterministic=bool(report.failure) and not report.transient)
         self._gone(container, Event.EXITED, report.exit)
 
     def _start_failure(self, container: Container, body: bytes, *, deterministic: bool) -> None:

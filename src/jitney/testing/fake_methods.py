@@ -184,14 +184,16 @@ class Answers:
 
     def function_bind(self, request: functions.FunctionBind, emit: Emit) -> functions.FunctionInfo:
         base = self._function(request.function_id)
+        given = {name: value for name, value in msgspec.structs.asdict(request.overrides).items() if value is not None}
+        overrides = msgspec.structs.replace(base.overrides, **given)
         for one in self._owner.functions.values():
-            if (one.app_id, one.name, one.overrides) == (base.app_id, base.name, request.overrides):
+            if (one.app_id, one.name, one.overrides) == (base.app_id, base.name, overrides):
                 return _info(one)
         spec = base.spec
         if spec is not None and request.overrides.parameters is not None:
             spec = msgspec.structs.replace(spec, parameters=request.overrides.parameters)
         bound = FakeFunction(self._owner.new_id(ids.FUNCTION), base.app_id, base.name, base.plain, spec)
-        bound.overrides = request.overrides
+        bound.overrides = overrides
         self._owner.add(bound)
         return _info(bound)
 

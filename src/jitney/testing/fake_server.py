@@ -101,20 +101,26 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = self._own = transport
         self.server.links.add(self)
+        self.server.transports.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.server.links.discard(self)
+        self.server.transports.discard(self._own)
         for task in self.tasks.values():
             task.cancel()
 
     def close(self) -> None:
-        """Hang up at once."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
+        """Hang up: after what is written, if results are to be kept."""
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        if self.server.faults.keep_results:
+            transport.close()
+        else:
+            transport.abort()
 
     def send(self, message: m.Message) -> None:
         """A message to the client."""
@@ -154,6 +160,7 @@ class FakeServer:
         self.faults = Faults()
         self.seen = Seen()
         self.links: set[Link] = set()
+        self.transports: set[asyncio.Transport] = set()
         self.calls: dict[str, Call] = {}
         self.functions: dict[str, FakeFunction] = {}
         self.boot_id = ""
@@ -202,8 +209,15 @@ class FakeServer:
 
         self.loop.run_until_complete(listen())
         self.loop.run_forever()
+        self.loop.run_until_complete(self._hang_up())
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
+
+    async def _hang_up(self) -> None:
+        for transport in self.transports:
+            transport.abort()
+        while self.transports:
+            await asyncio.sleep(0)
 
     def stop(self) -> None:
         """Hang up and end; calls are forgotten, deployed functions are not."""

@@ -25,15 +25,15 @@ def check_acknowledged(path, spawned, finished):
     """Open the store and find all of it."""
 
     async def check():
-        store = SqliteStore(path, ballast_bytes=64 * 1024)
+        store = SqliteStore(path, ballast_bytes=4 * 1024 * 1024)
         lost = []
         for number in spawned:
             record = await store.calls.get(call_id(number))
             if record is None or record.inputs != 1:
-                lost.append(("s", number))
+                lost += [("s", number)]
         for number in finished:
-            if await store.calls.outputs(call_id(number)) != [Output(0, 1, payload(number))]:
-                lost.append(("f", number))
+            found = await store.calls.outputs(call_id(number))
+            lost += [] if found == [Output(0, 1, payload(number))] else [("f", number)]
         waiting, after = 0, None
         while (page := await store.calls.pending(after)).inputs:
             assert all(item.payload == payload_of(item.call_id) for item in page.inputs)

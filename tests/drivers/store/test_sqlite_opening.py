@@ -180,7 +180,9 @@ def test_a_second_opener_is_refused_and_the_first_goes_on(path):
             "try: SqliteStore(Path(sys.argv[1]))\n"
             "except Exception as error: print(type(error).__name__)"
         )
-        other = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+        other = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+        )
         await first.calls.spawn(call(99), [])
         await first.close()
         await open_store(path).close()

@@ -42,8 +42,7 @@ class LocalBlobs:
         await asyncio.to_thread(self._place, check_digest(digest), target, 0o555 if executable else 0o444)
 
     async def remove(self, digests: Sequence[str]) -> None:
-        names = [check_digest(digest) for digest in digests]
-        await asyncio.to_thread(lambda: [(self._folder / name).unlink(missing_ok=True) for name in names])
+        await asyncio.to_thread(self._remove, [check_digest(digest) for digest in digests])
 
     async def digests(self) -> list[str]:
         def names() -> list[str]:
@@ -70,6 +69,10 @@ class LocalBlobs:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
         return digests
+
+    def _remove(self, digests: Sequence[str]) -> None:
+        for digest in digests:
+            (self._folder / digest).unlink(missing_ok=True)
 
     def _read(self, digest: str) -> bytes:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,7 @@ class MemoryBlobs:
 
     async def place(self, digest: str, target: Path, *, executable: bool = False) -> None:
         content = await self.read(digest)
-        with target.open("xb") as file:
-            file.write(content)
-        target.chmod(0o555 if executable else 0o444)
+        await asyncio.to_thread(_write, target, content, 0o555 if executable else 0o444)
 
     async def remove(self, digests: Sequence[str]) -> None:
         for digest in digests:
@@ -42,3 +41,9 @@ class MemoryBlobs:
 
     async def digests(self) -> list[str]:
         return sorted(self._contents)
+
+
+def _write(target: Path, content: bytes, mode: int) -> None:
+    with target.open("xb") as file:
+        file.write(content)
+    target.chmod(mode)

@@ -59,7 +59,8 @@ class LogContract(Running):
 
     def test_5_pages_make_the_whole(self, logs: LogStore, run: Run) -> None:
         run(logs.append(APP, lines(0, 10)))
-        found, position, more = [], 0, True
+        found: list[LogLine] = []
+        position, more = 0, True
         while more:
             page = run(logs.read(APP, position=position, limit=3))
             assert len(page.lines) <= 3

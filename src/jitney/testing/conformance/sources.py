@@ -36,7 +36,7 @@ class SourceContract(Running):
         return [SourceFile(path, digest, "bin" in path) for path, digest in zip(paths, digests, strict=True)]
 
     def test_2_equal_trees_are_one_source(self, sources: SourceStore, run: Run, files: list[SourceFile]) -> None:
-        async def together() -> list[str]:
+        async def together() -> tuple[str, ...]:
             return await asyncio.gather(sources.create(files), sources.create(files[::-1]), sources.create(files))
 
         [source_id] = set(run(together()))

@@ -111,7 +111,8 @@ class LogFiles:
     # ------------------------------------------------------------------------------------------ writing
 
     def _append(self, app_id: str, lines: list[LogLine], functions: dict[str, str]) -> None:
-        batch, size = [], 0
+        batch: list[bytes] = []
+        size = 0
         for line in lines:
             raw = segments.encode(line, clip(line.text), functions.get(line.container_id, ""))
             if batch and size + len(raw) > self._half // 4:
