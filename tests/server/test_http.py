@@ -56,7 +56,7 @@ def test_msgpack_in_msgpack_out(talk):
 
 
 @pytest.mark.parametrize(
-    ("method", "headers", "body", "status", "code"),
+    "method, headers, body, status, code",
     [
         ("server.status", {}, "{}", 401, "unauthenticated"),
         ("server.status", {"Authorization": "Bearer wrong"}, "{}", 401, "unauthenticated"),

@@ -16,8 +16,8 @@ from jitney.runner import protocol
 from jitney.server.apps import Apps
 from jitney.server.connected import Connected
 from jitney.server.fleet import Fleet
-from jitney.server.scaling import Node, RunnerPaths
 from jitney.server.router import Router
+from jitney.server.scaling import Node, RunnerPaths
 from jitney.server.state import Container
 from jitney.values import ids
 from jitney.values.apps import AppRecord

@@ -132,19 +132,6 @@ def open_segments(home: Home) -> None:
     segments.prepare(str(home.segments))
 
 
-def clear(home: Home, *, keep_segments: bool) -> None:
-    """Remove what is of use only while a server, or its containers, run: sockets, and shared memory."""
-    for name in ("link.sock", "runner.sock"):
-        home.socket(name).unlink(missing_ok=True)
-    if not keep_segments:
-        _sweep_segments(home)
-        for folder in (home.segments / "free", home.segments / "used", home.segments):
-            try:
-                folder.rmdir()
-            except OSError:  # a client still waits with a value in it
-                pass
-
-
 def _sweep_segments(home: Home) -> None:
     """Remove the segments that nobody holds."""
     segments.sweep(str(home.segments), time.time(), used_after_s=0.0, idle_after_s=0.0)

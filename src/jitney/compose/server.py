@@ -190,7 +190,6 @@ def announce(home: Home, server: Server) -> None:
 
 async def announce_http(home: Home, server: Server, background: bool) -> None:
     """Once the HTTP side is up, or will not be, say so."""
-    import asyncio
 
     await server.http_settled.wait()
     announce(home, server)
@@ -206,7 +205,7 @@ async def keep(worker: Worker, server: Server) -> None:
 
     log = logging.getLogger("jitney.compose")
     loop = asyncio.get_running_loop()
-    while not server._stopping.is_set():
+    while not server.is_stopping:
         happened = worker.look(loop.time())
         if happened:
             log.warning(happened)

@@ -111,6 +111,11 @@ class Server:
         self._stopping.set()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._stopping.is_set()
+
+    @property
     def keeps_containers(self) -> bool:
         """Whether the containers are to outlive this server: it is being restarted."""
         return self._keep_containers
