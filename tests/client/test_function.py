@@ -134,6 +134,32 @@ def test_a_function_is_found_when_it_is_there_at_last(server, calls):
     assert f.remote(3) == 9
 
 
+def test_a_name_that_went_to_another_function_is_followed(server, calls, monkeypatch):
+    from jitney.client import handle
+
+    f = calls("square")
+    variant = f.with_options(timeout=9)
+    assert (f.remote(3), variant.remote(3)) == (9, 9)
+    old = f.object_id
+    server.deploy("a", square=lambda x: -x)
+    server.functions.pop(old)
+    assert f.remote(3) == -3  # the server did not know the old one any more
+    assert variant.remote(3) == 9  # its own id is known still
+    assert list(variant.map([3])) == [-3]
+    monkeypatch.setattr(handle, "FRESH_S", 0.0)
+    f.handle._fresh_until_s = 0.0
+    server.deploy("a", square=lambda x: 2 * x)
+    _until(lambda: f.remote(3) == 6)  # the old one is known still, and the name is asked for in the background
+
+
+def test_a_function_that_was_taken_away(server, calls):
+    f = calls("square").hydrate()
+    server.functions.clear()
+    for call in (lambda: f.remote(3), lambda: asyncio.run(f.remote.aio(3))):
+        with pytest.raises(NotFoundError):
+            call()
+
+
 # ------------------------------------------------------------------------------------------------ errors
 
 

@@ -180,6 +180,7 @@ class StoresAgree(RuleBasedStateMachine):
             lambda store: store.apps.by_name("n"),
             lambda store: store.apps.history("n"),
             lambda store: store.functions.of_app("ap-1"),
+            lambda store: store.functions.unlisted("ap-1"),
             lambda store: store.functions.get("fu-1"),
             lambda store: store.containers.recent(),
             lambda store: store.containers.recent("ap-2", limit=2),

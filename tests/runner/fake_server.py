@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from jitney.runner import payload, protocol
 
@@ -59,9 +59,7 @@ class ContainerLink:
         header = protocol.run_header(CALL, method, durable)
         if batch:  # a batch may be of several calls
             header = json.dumps({"calls": [CALL] * len(inputs), "method": method, "durable": durable}).encode()
-        table = [
-            protocol.RunInput(next(self._tokens), first_index + n, 1, data) for n, data in enumerate(inputs)
-        ]
+        table = [protocol.RunInput(next(self._tokens), first_index + n, 1, data) for n, data in enumerate(inputs)]
         self.send(protocol.pack_run(header, table, batch=batch))
         return [item.token for item in table]
 
@@ -148,7 +146,7 @@ class FakeServer:
         self._threads: list[threading.Thread] = []
         self.listen()
 
-    def __enter__(self) -> FakeServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -233,9 +231,7 @@ class FakeServer:
     def _hello(self, sock: socket.socket, kind: int, body: bytes) -> ContainerLink:
         assert kind == protocol.HELLO
         hello = protocol.unpack_json(body)
-        container = self.containers.setdefault(
-            hello["container"], ContainerLink(self, hello["container"])
-        )
+        container = self.containers.setdefault(hello["container"], ContainerLink(self, hello["container"]))
         container.hellos.append(hello)
         container.sock = sock
         if self.reject is not None:

@@ -1,4 +1,4 @@
-"""The worker's side of a template, small, for tests: starts one, forks containers from it, and keeps what they print."""
+"""The worker's side of a template, small, for tests: starts one, forks containers, and keeps what they print."""
 
 from __future__ import annotations
 

@@ -29,8 +29,9 @@ def test_threads_work_at_the_same_time(worker):
 
 
 def test_no_more_threads_than_allowed(worker):
-    link = worker(
-        """
+    link = (
+        worker(
+            """
         import threading
         active, most, lock = 0, 0, threading.Lock()
 
@@ -44,7 +45,10 @@ def test_no_more_threads_than_allowed(worker):
                 active -= 1
             return most
         """
-    ).fork(qualname="count", **THREADS).link
+        )
+        .fork(qualname="count", **THREADS)
+        .link
+    )
     tokens = link.run(*[arguments(20_000) for _ in range(50)])
     assert max(link.value(token) for token in tokens) <= 4
 
@@ -96,8 +100,9 @@ def test_async_inputs_overlap_and_know_themselves(worker):
 
 
 def test_an_async_function_without_concurrency_runs_one_at_a_time(worker):
-    link = worker(
-        """
+    link = (
+        worker(
+            """
         import asyncio
         active = 0
 
@@ -108,7 +113,10 @@ def test_an_async_function_without_concurrency_runs_one_at_a_time(worker):
             seen, active = active, active - 1
             return seen
         """
-    ).fork(qualname="alone", how="async").link
+        )
+        .fork(qualname="alone", how="async")
+        .link
+    )
     tokens = link.run(*[arguments() for _ in range(20)])
     assert {link.value(token) for token in tokens} == {1}
 
@@ -171,8 +179,9 @@ def test_sigterm_ends_threads(worker, tmp_path):
 
 
 def test_async_failures_are_failures(worker):
-    link = worker(
-        """
+    link = (
+        worker(
+            """
         import asyncio, sys
 
         async def fail(how):
@@ -183,7 +192,10 @@ def test_async_failures_are_failures(worker):
             if how == "cancel": raise asyncio.CancelledError
             return how
         """
-    ).fork(qualname="fail", **LOOP).link
+        )
+        .fork(qualname="fail", **LOOP)
+        .link
+    )
     names = [link.failure(link.run(arguments(how))[0]).type_name for how in ("value", "exit", "interrupt", "cancel")]
     assert names == ["ValueError", "SystemExit", "KeyboardInterrupt", "CancelledError"]
     assert link.call("fine") == "fine"
@@ -213,9 +225,7 @@ def test_a_class_with_both_colours(worker):
                 print("left")
             leave.__jitney_exit__ = True
         """
-    ).fork(
-        qualname="Model", is_class=True, max_inputs=2, methods={"name": "", "aname": "async", "count": "generator"}
-    )
+    ).fork(qualname="Model", is_class=True, max_inputs=2, methods={"name": "", "aname": "async", "count": "generator"})
     link = container.link
     assert link.value(link.run(arguments(), method="name")[0]) == (False, True)
     assert link.value(link.run(arguments(), method="aname")[0]) == (True, True)

@@ -200,12 +200,50 @@ def test_threads_of_an_import_are_counted_and_cold_containers_run_them(worker, t
     """
     fake = worker(code)
     assert fake.loaded()["threads"] == 1
+    assert fake.loaded()["obstacles"] == ["Python threads"]
     cold = worker(code, kind="cold")
     container = cold.fork(qualname="f")
     assert container.link.call(1) == 2
     assert container.pid == cold.process.pid
     container.link.stop()
     assert cold.process.wait() == 0
+
+
+def test_native_pools_that_mind_forks_are_no_obstacle(worker):
+    pytest.importorskip("numpy")
+    fake = worker(
+        "import numpy\nproduct = numpy.ones((400, 400)) @ numpy.ones((400, 400))\ndef f(): return product @ product"
+    )
+    assert fake.loaded()["threads"] == 0
+    assert fake.fork(qualname="f").link.call()[0][0] == 400.0**3
+
+
+def test_a_template_stays_light(worker):
+    fake = worker(
+        """
+        import sys
+        loaded = sorted(sys.modules)
+        def f(): return loaded
+        """
+    )
+    heavy = {"asyncio", "cloudpickle", "concurrent", "inspect", "logging", "multiprocessing", "msgspec", "threading"}
+    assert not heavy & set(fake.fork(qualname="f").link.call())
+
+
+def test_large_templates_are_collapsed_and_still_fork(worker):
+    fake = worker("data = [{n: str(n)} for n in range(300_000)]\ndef f(n): return data[n]")
+    rollup = f"/proc/{fake.loaded()['pid']}/smaps_rollup"
+
+    def huge_kib():
+        with open(rollup) as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("AnonHugePages"))
+
+    try:
+        fake.poll(lambda: huge_kib() > 20_000)
+    except (OSError, AssertionError):
+        pytest.skip("no huge pages here")
+    for n in range(3):
+        assert fake.fork(qualname="f").link.call(n) == {n: str(n)}
 
 
 def test_it_runs_by_path_where_jitney_is_not_installed(worker):

@@ -140,7 +140,9 @@ def test_references_that_lead_nowhere(tmp_path, segments):
     pool.close()
 
 
-@pytest.mark.parametrize("name", [b"../../etc/passwd", b"/etc/passwd", b".", b"", b"a\x00b", b"18-0", "ü".encode(), b"x" * 300])
+@pytest.mark.parametrize(
+    "name", [b"../../etc/passwd", b"/etc/passwd", b".", b"", b"a\x00b", b"18-0", "ü".encode(), b"x" * 300]
+)
 @pytest.mark.parametrize("kind", [b"S", b"F"])
 def test_hostile_names_are_refused(tmp_path, segments, kind, name):
     pool = SegmentPool(segments)

@@ -116,3 +116,13 @@ def test_a_container_that_starts_before_its_server_waits_for_it(worker, server):
     assert container.pid
     server.listen()
     assert container.link.call(1) == 1
+
+
+def test_a_container_that_ends_does_not_come_back(worker):
+    fake = worker(GATED)
+    for _ in range(20):
+        container = fake.fork(qualname="work")
+        link = container.link
+        link.stop()
+        assert container.wait_exit()["exit_code"] == 0
+        assert len(link.hellos) == 1

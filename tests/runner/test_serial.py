@@ -40,8 +40,9 @@ def test_calls_run_and_their_values_come_back(worker):
 
 
 def test_a_result_does_not_wait_for_a_slow_input_behind_it(worker, tmp_path):
-    link = worker(
-        """
+    link = (
+        worker(
+            """
         import os
 
         def work(path):
@@ -49,7 +50,10 @@ def test_a_result_does_not_wait_for_a_slow_input_behind_it(worker, tmp_path):
                 open(path).read()  # a FIFO: waits for the test
             return path
         """
-    ).fork(qualname="work").link
+        )
+        .fork(qualname="work")
+        .link
+    )
     gate = str(tmp_path / "gate")
     os.mkfifo(gate)
     tokens = link.run(*[arguments("") for _ in range(20)], arguments(gate))
@@ -159,14 +163,14 @@ def test_waiting_inputs_are_cancelled_and_recalled_while_user_code_runs(worker, 
     link.cancel(dropped)
     link.recall(recalled, running)
     container.interrupt()
-    link.wait(lambda: link.recalled)
-    assert link.recalled == [[recalled]], "what has started is not given back"
+    link.wait(lambda: len(link.recalled) == 2)
+    assert link.recalled == [[dropped], [recalled]], "what has started is not given back"
     link.recall(kept)
     link.cancel(running)
     container.interrupt()
     assert link.failure(running).type_name == "InputCancellation"
-    link.wait(lambda: len(link.recalled) == 2)
-    assert link.recalled[1] == [kept]
+    link.wait(lambda: len(link.recalled) == 3)
+    assert link.recalled[2] == [kept]
     assert set(link.results) == {running}, "inputs that were dropped or given back have no result"
 
 
@@ -257,15 +261,19 @@ def test_user_code_may_break_its_surroundings(worker):
 
 
 def test_user_code_may_even_close_the_link(worker):
-    link = worker(
-        """
+    link = (
+        worker(
+            """
         import os
 
         def close():
             os.closerange(3, 1024)
             return "still here"
         """
-    ).fork(qualname="close").link
+        )
+        .fork(qualname="close")
+        .link
+    )
     (token,) = link.run(arguments())
     assert link.value(token) == "still here"
     assert len(link.hellos) == 2
@@ -334,6 +342,13 @@ def test_large_values_go_by_shared_memory_and_durable_ones_by_files(worker, serv
     reference = link.results[token].payload
     assert payload.referenced_file(reference) == f"fc-{'0' * 22}.4.out"
     assert os.listdir(server.blobs) == [f"fc-{'0' * 22}.4.out"]
+
+
+def test_many_large_results_take_several_frames(worker):
+    link = worker("def f(x): return [bytes(200_000) for _ in x]").fork(qualname="f", batched=True).link
+    tokens = link.run(*[arguments(n) for n in range(60)], batch=True)
+    assert [link.value(token) for token in tokens] == [bytes(200_000)] * 60
+    assert link.frames == 3
 
 
 def test_a_rejected_container_ends(worker, server):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from jitney.testing.virtual_loop import run
-from jitney.values.calls import Status
+from jitney.values.calls import CallKind, Status
 from jitney.values.functions import Concurrency, FunctionSpec, RetryPolicy, Scaling
+from jitney.wire.messages import link as m
 from tests.sim.world import SUCCESS, Client, World
 
 FAULTS = {
@@ -51,7 +54,7 @@ async def story(seed: int) -> tuple[list[tuple[float, str, str]], Client, World]
     return world.trace, client, world
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_every_input_ends_once_whatever_happens(seed):
     run(story(seed))
 
@@ -151,5 +154,49 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
         assert client.refused
         assert client.refused[0].code == "resource_exhausted"
         assert client.refused[0].retry_after_ms > 0
+
+    run(main())
+
+
+def test_a_client_that_comes_back_finds_its_results_and_nothing_runs_twice():
+    async def main():
+        world = World(9, {}, [FunctionSpec(name="f", scaling=Scaling(max_containers=2))], max_service_s=1.0)
+        lost, back = Client(), Client()
+        function_id = world.functions[0]
+        call = world.open_map(lost, function_id, 60)
+        over = world.invoke(lost, function_id)
+        await world.settle(0.2)
+        lost.is_open = False
+        world.connected.link_lost(lost)
+        await world.settle(1.0)
+        missing = [index for index in range(60) if not lost.got.get(call, {}).get(index)]
+        world.connected.open(back, m.OpenCall(call, function_id, ""))
+        for index in missing:  # the client is the log: it sends all that it has no result of
+            world.connected.inputs(back, m.Inputs(call, index, [b"%d" % index]))
+        world.connected.end_inputs(m.EndInputs(call, 60))
+        if over not in lost.got:
+            world.connected.invoke(back, m.Invoke(over, function_id, "", CallKind.UNARY, b"x"))
+        await world.settle(60)
+        assert set(world.runs.values()) == {1}
+        assert (lost.got.get(call, Counter()) + back.got[call]) == Counter(range(60))
+        assert (over in lost.got) != (over in back.got)
+        assert not back.refused
+        assert not world.router.calls
+
+    run(main())
+
+
+def test_a_client_that_stays_away_has_its_call_cancelled():
+    async def main():
+        world = World(10, {}, [FunctionSpec(name="f", scaling=Scaling(max_containers=1))])
+        world.service_s = lambda: 5.0
+        client = Client()
+        world.open_map(client, world.functions[0], 100)
+        await world.settle(0.5)
+        client.is_open = False
+        world.connected.link_lost(client)
+        await world.settle(20)
+        assert not world.router.calls
+        assert sum(world.runs.values()) <= 2
 
     run(main())

@@ -104,6 +104,8 @@ class Runner:
 class Client:
     """A client's link: counts what it got for each index."""
 
+    role = "client"
+
     def __init__(self) -> None:
         self.is_open = True
         self.got: dict[str, Counter[int]] = {}

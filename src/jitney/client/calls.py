@@ -182,7 +182,7 @@ async def spawn_map(
     """
     import asyncio
 
-    target = await handle.find()
+    target = await handle.find_anew()
     changed = asyncio.Event()
     feed = make_feed(changed)
     first, complete = 0, False

@@ -19,6 +19,7 @@ from pathlib import Path
 from jitney.errors import ConnectionError
 from jitney.wire.home import Home
 
+COMMAND = ["-m", "jitney", "up", "--background"]
 START_S_MAX = 20.0
 POLL_S = 0.01
 LOG_LINES = 12
@@ -47,8 +48,8 @@ def ensure_running(home: Home) -> None:
 def _start(home: Home) -> None:
     from_byte = home.server_log.stat().st_size if home.server_log.exists() else 0
     environment = {**os.environ, "JITNEY_HOME": str(home.root)}
-    # The folder of the script must not shadow the modules of the server.
-    command = [sys.executable, "-P", "-m", "jitney", "up", "--background"]
+    # -P: the folder of the user's script must not shadow modules of the server.
+    command = [sys.executable, "-P", *COMMAND]
     with home.server_log.open("ab") as log:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment, cwd="/"
@@ -57,15 +58,20 @@ def _start(home: Home) -> None:
     while time.monotonic() < deadline:
         code = server.poll()
         if is_running(home):
-            # Nobody waits for it from here on: it outlives this process. Popen would warn when it is collected.
-            server.returncode = 0
+            _leave(server)
             return
         if code:
             raise _failed(
                 home, from_byte, f"it ended with exit code {code}" if code > 0 else f"signal {-code} ended it"
             )
         time.sleep(POLL_S)
+    _leave(server)  # it may only be slow: then the next client finds it
     raise _failed(home, from_byte, f"it did not answer within {START_S_MAX:.0f} s")
+
+
+def _leave(server: subprocess.Popen[bytes]) -> None:
+    """Have nobody wait for it: it outlives this process. (Popen would complain of that when it is collected.)"""
+    server.returncode = 0
 
 
 def _failed(home: Home, from_byte: int, why: str) -> ConnectionError:

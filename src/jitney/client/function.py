@@ -15,7 +15,7 @@ from jitney.client.dual import dual, dual_iter_lazy
 from jitney.client.handle import Bound, Handle, Named
 from jitney.client.maps import ForEach, Map, SpawnMap, Starmap
 from jitney.client.portal import PORTAL
-from jitney.errors import InvalidError, UnsupportedError
+from jitney.errors import InvalidError, NotFoundError, UnsupportedError
 from jitney.values import ids
 from jitney.values.calls import Output
 from jitney.values.functions import Overrides
@@ -72,7 +72,7 @@ class Remote(Generic[P, R]):
                     session.give_up(call_id)
                     raise
             if output is None:
-                output = PORTAL.call(_unary(target, function.method, call_id, payload, resumed=endpoint is not None))
+                output = PORTAL.call(_unary(function, target, call_id, payload, resumed=endpoint is not None))
         finally:
             results.release(session, payload)
         return results.value_of(session, output)  # type: ignore[no-any-return]
@@ -87,16 +87,24 @@ class Remote(Generic[P, R]):
         session = target.session
         payload = function.encoder.connected(session, args, kwargs)
         try:
-            output = await PORTAL.acall(_unary(target, function.method, new_call_id(), payload))
+            output = await PORTAL.acall(_unary(function, target, new_call_id(), payload))
         finally:
             results.release(session, payload)
         return results.value_of(session, output)  # type: ignore[no-any-return]
 
 
-async def _unary(target: Target, method: str, call_id: str, payload: bytes, *, resumed: bool = False) -> Output:
+async def _unary(
+    function: Function[..., Any, Any], target: Target, call_id: str, payload: bytes, *, resumed: bool = False
+) -> Output:
     from jitney.client import invoke
 
-    return await invoke.unary(target, method, call_id, payload, resumed=resumed)
+    try:
+        return await invoke.unary(target, function.method, call_id, payload, resumed=resumed)
+    except NotFoundError:
+        # Perhaps another deployment has the name now.
+        if not function.handle.forget(target):
+            raise
+    return await invoke.unary(await function.handle.find(), function.method, call_id, payload)
 
 
 class Function(Generic[P, R, G]):

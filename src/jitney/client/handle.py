@@ -6,6 +6,7 @@ at the server, or another handle with options on top. Several first uses at once
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitney.client import session as sessions
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from jitney.client.app import App
+
+
+FRESH_S = 10.0  # how long the answer to a look-up by name is used without asking again
 
 
 class Target(NamedTuple):
@@ -53,16 +57,28 @@ class Handle:
             NotFoundError: the server has no such function.
             InvalidError: it is of an app that does not run.
         """
+        known = self.known()
+        return known if known is not None else await self._find()
+
+    async def find_anew(self) -> Target:
+        """As `find`, for something long: looks again where the answer may have changed."""
+        return await self.find()
+
+    def forget(self, target: Target) -> bool:
+        """The server knows `target` no more: whether looking again may give another."""
+        return False
+
+    async def _find(self) -> Target:
         import asyncio
 
-        known = self.known()
-        if known is not None:
-            return known
         finding = self._finding
         if finding is None or finding.done() or finding.get_loop() is not PORTAL.loop():
-            finding = self._finding = asyncio.create_task(self._look_up())
-        self._target = await asyncio.shield(finding)
-        return self._target
+            finding = self._finding = asyncio.create_task(self._found())
+        return await asyncio.shield(finding)
+
+    async def _found(self) -> Target:
+        target = self._target = await self._look_up()
+        return target
 
     async def _look_up(self) -> Target:
         raise NotImplementedError
@@ -74,11 +90,51 @@ async def _get(session: Session, app: str, name: str) -> Target:
 
 
 class Named(Handle):
-    """A function of a deployed app; with the name '', of the app whose container this is."""
+    """A function of a deployed app; with the app name '', of the app whose container this is.
+
+    A deploy may give the name to another function. Who calls it all the time learns that within `FRESH_S`: the answer
+    is used on while it is asked for again in the background.
+    """
 
     def __init__(self, app_name: str, name: str) -> None:
         super().__init__(name)
         self.app_name = app_name
+        self._fresh_until_s = 0.0
+
+    def known(self) -> Target | None:
+        target = self._target
+        if target is not None and time.monotonic() > self._fresh_until_s:
+            self._fresh_until_s = time.monotonic() + FRESH_S
+            PORTAL.loop().call_soon_threadsafe(self._refresh)
+        return target
+
+    def _refresh(self) -> None:
+        import asyncio
+
+        if self._finding is None or self._finding.done():
+            self._finding = asyncio.create_task(self._found())
+            self._finding.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def find_anew(self) -> Target:
+        return await self._find()
+
+    def forget(self, target: Target) -> bool:
+        if self._target is target:
+            self._target = None
+        return True
+
+    async def _found(self) -> Target:
+        before = self._target
+        try:
+            found = await self._look_up()
+        except NotFoundError:
+            self._target = None
+            raise
+        self._fresh_until_s = time.monotonic() + FRESH_S
+        # The same object for the same answer: what is bound to it need not be bound again.
+        self._target = before if before == found else found
+        assert self._target is not None
+        return self._target
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Named, (self.app_name, self.name))
@@ -137,6 +193,14 @@ class Bound(Handle):
     def known(self) -> Target | None:
         of = self._of
         return self._target if of is not None and self.parent.known() is of else None
+
+    async def find_anew(self) -> Target:
+        await self.parent.find_anew()
+        return await self.find()
+
+    def forget(self, target: Target) -> bool:
+        of, self._of = self._of, None
+        return of is not None and self.parent.forget(of)
 
     async def _look_up(self) -> Target:
         parent = await self.parent.find()

@@ -8,8 +8,9 @@ exists; the wrapper gives the function back by `get_raw_f()`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from jitney.client import options
 from jitney.errors import InvalidError, UnsupportedError
@@ -70,17 +71,13 @@ class _MethodDecorator:
         self._is_generator = is_generator
 
     @overload
-    def __call__(
-        self, f: Callable[Concatenate[Any, P], AsyncGenerator[R, Any]]
-    ) -> Method[P, R, AsyncGenerator[R, Any]]: ...
+    def __call__(self, f: Callable[Concatenate[Any, P], AsyncIterator[R]]) -> Method[P, R, AsyncIterator[R]]: ...
     @overload
     def __call__(
         self, f: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]
     ) -> Method[P, R, Coroutine[Any, Any, R]]: ...
     @overload
-    def __call__(
-        self, f: Callable[Concatenate[Any, P], Generator[R, Any, Any]]
-    ) -> Method[P, R, Generator[R, Any, Any]]: ...
+    def __call__(self, f: Callable[Concatenate[Any, P], Iterator[R]]) -> Method[P, R, Iterator[R]]: ...
     @overload
     def __call__(self, f: Callable[Concatenate[Any, P], R]) -> Method[P, R, R]: ...
     def __call__(self, f: Any) -> Method[..., Any, Any]:
@@ -124,7 +121,7 @@ def exit() -> Callable[[F], F]:  # noqa: A001 (the vocabulary's word)
 
 def _hook(mark: str, name: str) -> Callable[[F], F]:
     def decorate(f: F) -> F:
-        if not inspect.isfunction(f):
+        if not isinstance(cast(object, f), FunctionType):
             raise InvalidError(f"@jitney.{name}() goes on a method, not on {f!r}", hint="write it with parentheses")
         setattr(f, mark, True)
         return f

@@ -45,6 +45,10 @@ WRITE_BYTES_HIGH = 4 * 1024 * 1024  # unsent bytes from which senders wait
 STREAM_EVENTS_HIGH = 10_000  # unread events of one stream from which the link reads no further
 
 
+class StreamBroken(ConnectionError):
+    """The connection broke in the middle of what cannot be asked again as it is."""
+
+
 class Receiver(Protocol):
     """A connected call, as the link sees it. All are called on the portal and may not block."""
 
@@ -59,6 +63,7 @@ class Receiver(Protocol):
 
     def opening(self) -> Message:
         """What opens the call (again)."""
+        ...
 
     def on_connected(self) -> None:
         """The call is open on a new connection, and results from before it are here: send what is outstanding."""
@@ -147,8 +152,12 @@ class Link:
     """A connection to one server that is made again when it breaks. Of the portal's loop."""
 
     def __init__(self, locate: Callable[[bool], Awaitable[Endpoint]]) -> None:
-        """`locate(again)` says where the server is, starting one if that is its job; `again` after a break."""
+        """`locate(is_wanted)` says where the server is, and may start one.
+
+        `is_wanted` is False while nobody asks for anything new, and what was under way at a break waits for its server.
+        """
         self._locate = locate
+        self._new_uses = 0  # that wait for a connection
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._calls: dict[str, Receiver] = {}
@@ -157,6 +166,7 @@ class Link:
         self._was_connected = False
         self._closed = False
         self.boot_id = ""
+        self.lost_at_s: float | None = None  # on the monotonic clock; None while connected, and before the first time
         self.endpoint: Endpoint | None = None
 
     # ------------------------------------------------------------------------------------------- connections
@@ -166,8 +176,8 @@ class Link:
         """Whether there is a connection now."""
         return self._connection is not None
 
-    async def connect(self) -> None:
-        """Return when there is a connection.
+    async def connect(self, *, is_new: bool = True) -> None:
+        """Return when there is a connection. `is_new`: for something new, rather than to go on after a break.
 
         Raises:
             ConnectionError: no server answers.
@@ -177,7 +187,11 @@ class Link:
             return
         if self._closed:
             raise ConnectionError("this session is closed")
-        await asyncio.shield(self._bring_up())
+        self._new_uses += is_new
+        try:
+            await asyncio.shield(self._bring_up())
+        finally:
+            self._new_uses -= is_new
 
     def _bring_up(self) -> asyncio.Task[None]:
         if self._connecting is None:
@@ -207,7 +221,7 @@ class Link:
             pause_s = min(2 * pause_s, RETRY_S_MAX)
 
     async def _connect_once(self) -> None:
-        endpoint = await self._locate(self._was_connected)
+        endpoint = await self._locate(self._new_uses > 0)
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_unix_connection(lambda: _Connection(self), endpoint.socket)
@@ -226,7 +240,7 @@ class Link:
         if connection.transport is None or connection.transport.is_closing():
             raise no_server(endpoint, ConnectionResetError("the server hung up"))
         self.endpoint, self.boot_id = endpoint, welcome.boot_id
-        self._connection, self._was_connected = connection, True
+        self._connection, self._was_connected, self.lost_at_s = connection, True, None
         for pending in self._pending.values():
             connection.send(pending.frame)
         if self._calls:
@@ -263,12 +277,12 @@ class Link:
         """The connection broke; called by it."""
         if connection is not self._connection:
             return
-        self._connection = None
+        self._connection, self.lost_at_s = None, time.monotonic()
         for number, pending in list(self._pending.items()):
             if not pending.resend:
                 del self._pending[number]
                 pending.fail(
-                    ConnectionError(
+                    StreamBroken(
                         f"the connection broke while {pending.method.name!r} was under way",
                         hint="it may have taken effect; look before you ask again",
                     )

@@ -135,7 +135,7 @@ class _Mapping(Generic[R]):
         from jitney.client.mapper import run
 
         function = self._function
-        target = await function.handle.find()
+        target = await function.handle.find_anew()
         source = run(target, function.method, new_call_id(), make, consumed, ordered)
         try:
             async for batch in source:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.values.functions import (
     DEFAULT_SCALEDOWN_WINDOW_MS,
+    TIMEOUT_MS_MAX,
+    TIMEOUT_MS_MIN,
     Batching,
     Concurrency,
     Overrides,
@@ -24,6 +26,9 @@ from jitney.values.functions import (
 
 if TYPE_CHECKING:
     from jitney.client.image import Image
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Retries:
@@ -182,7 +187,7 @@ def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping
         UnsupportedError: an option of the vocabulary that this version does not do.
     """
     check_names(kind, of, options)
-    timeout_ms = _ms("timeout", options.get("timeout", 300))
+    timeout_ms = _timeout("timeout", options.get("timeout", 300))
     startup = options.get("startup_timeout")
     return Declared(
         image=_image(options.get("image")),
@@ -192,7 +197,7 @@ def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping
         include_source=options.get("include_source"),
         retries=_retries(options.get("retries")),
         timeout_ms=timeout_ms,
-        startup_timeout_ms=timeout_ms if startup is None else _ms("startup_timeout", startup),
+        startup_timeout_ms=timeout_ms if startup is None else _timeout("startup_timeout", startup),
         scaling=Scaling(
             min_containers=_count("min_containers", options.get("min_containers")) or 0,
             max_containers=_count("max_containers", options.get("max_containers")),
@@ -216,7 +221,7 @@ def overrides(options: Mapping[str, Any], base: Resources = NO_RESOURCES) -> Ove
     return Overrides(
         env=_env(options.get("env")),
         retries=_retries(options.get("retries")),
-        timeout_ms=None if timeout is None else _ms("timeout", timeout),
+        timeout_ms=None if timeout is None else _timeout("timeout", timeout),
         min_containers=_count("min_containers", options.get("min_containers")),
         max_containers=_count("max_containers", options.get("max_containers")),
         buffer_containers=_count("buffer_containers", options.get("buffer_containers")),
@@ -244,10 +249,10 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(usable)}"
 
 
-def described(kind: type[Any]) -> Callable[[Callable[..., Any]], Any]:
+def described(kind: type[Any]) -> Callable[[F], F]:
     """Give a function with `**options` the signature that its options make, for `help()` and editors."""
 
-    def decorate(function: Any) -> Any:
+    def decorate(function: F) -> F:
         own = [
             parameter
             for parameter in inspect.signature(function).parameters.values()
@@ -263,7 +268,7 @@ def described(kind: type[Any]) -> Callable[[Callable[..., Any]], Any]:
             for name, annotation in kind.__annotations__.items()
             if name not in REASONS
         ]
-        function.__signature__ = inspect.Signature([*own, *options])
+        setattr(function, "__signature__", inspect.Signature([*own, *options]))  # noqa: B010 (functions take it)
         return function
 
     return decorate
@@ -307,6 +312,13 @@ def _ms(name: str, seconds: float) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InvalidError(f"{name} must be a number of seconds, not {seconds!r}")
     return round(seconds * 1000)
+
+
+def _timeout(name: str, seconds: float) -> int:
+    found = _ms(name, seconds)
+    if not TIMEOUT_MS_MIN <= found <= TIMEOUT_MS_MAX:
+        raise InvalidError(f"{name} must be from {TIMEOUT_MS_MIN // 1000} s to 24 h, not {seconds:g} s")
+    return found
 
 
 def _window(seconds: float | None) -> int | None:
@@ -368,7 +380,7 @@ def _resources(
 
 
 def _pair(name: str, value: Any, unit: str, scale: int) -> tuple[int, int | None]:
-    both = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    both: list[Any] = list(value) if isinstance(value, tuple) and len(value) == 2 else [value]
     for one in both:
         if isinstance(one, bool) or not isinstance(one, int | float):
             raise InvalidError(f"{name} must be a number of {unit}, or (request, limit), not {value!r}")

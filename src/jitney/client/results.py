@@ -7,6 +7,7 @@ is one of `jitney.errors`, by the status of the output.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jitney.errors import (
@@ -15,6 +16,7 @@ from jitney.errors import (
     InternalError,
     JitneyError,
     RemoteError,
+    SerializationError,
     from_code,
 )
 from jitney.runner import payload
@@ -93,8 +95,7 @@ def failure_of(output: Output) -> BaseException:
     text = failed.traceback if failed else ""
     error: BaseException
     if output.status == Status.FAILURE and failed is not None:
-        name = failed.type_name
-        error = failed.exception or RemoteError(f"{name}: {failed.message}" if failed.message else name)
+        error = _raised(failed)
     else:
         try:
             code = STATUS_CODE[Status(output.status)]
@@ -102,12 +103,39 @@ def failure_of(output: Output) -> BaseException:
             return InternalError(
                 f"the server sent an output of status {output.status}, which this version does not know"
             )
-        error = from_code(code, failed.message if failed else _PLAIN.get(code, code))
+        error = from_code(code, failed.message if failed else _PLAIN.get(code, code), _hint(failed))
         if isinstance(error, CancelledError):
             return error
     if text:
         error.__cause__ = RemoteTraceback(text)
     return error
+
+
+def _raised(failed: payload.FailureInfo) -> Exception:
+    """What user code raised, as itself where that is possible and harmless: SystemExit or KeyboardInterrupt is not."""
+    if failed.module == payload.__name__:
+        unreadable = failed.type_name == payload.UnreadableError.__name__
+        return (DeserializationError if unreadable else SerializationError)(failed.message)
+    if isinstance(failed.exception, Exception):
+        return failed.exception
+    name = failed.type_name
+    return RemoteError(f"{name}: {failed.message}" if failed.message else name)
+
+
+def _hint(failed: payload.FailureInfo | None) -> str:
+    """What to do about a module that a container could not import."""
+    if failed is None or failed.type_name != "ModuleNotFoundError":
+        return ""
+    top = failed.message.removeprefix("No module named ").strip("'").partition(".")[0]
+    if not top.isidentifier():
+        return ""
+    import importlib.util
+
+    found = importlib.util.find_spec(top) if top not in sys.modules else sys.modules[top].__spec__
+    origin = found.origin if found is not None else None
+    if origin and not any(part in origin for part in ("site-packages", "dist-packages")):
+        return f"it is your own code: have it shipped with image.add_local_python_source({top!r})"
+    return "have it installed in the image: image.uv_pip_install(...), with the name of its package"
 
 
 _PLAIN = {"cancelled": "the call was cancelled", "output_expired": "the result was kept its time and is gone"}

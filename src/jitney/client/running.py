@@ -15,9 +15,10 @@ from jitney.client import declare, output
 from jitney.client import session as sessions
 from jitney.client.handle import Target
 from jitney.client.image import Image
+from jitney.client.link import StreamBroken
 from jitney.client.portal import PORTAL
 from jitney.client.source import Manifest, collect, ship
-from jitney.errors import ConnectionError, InvalidError, JitneyError, NotFoundError
+from jitney.errors import InvalidError, JitneyError, NotFoundError
 from jitney.runner import state
 from jitney.values.apps import AppState
 from jitney.values.containers import LogLine
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STOP_S_MAX = 10.0  # for the containers to end and their last lines to arrive
-LOGS_RETRY_S = 0.2
-LOGS_RETRIES_MAX = 300
 
 
 class Deployed(NamedTuple):
@@ -260,9 +259,10 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
 async def follow_logs(session: Session, app_id: str) -> None:
     """Show what the containers of an app print, until it has stopped. After a break it goes on where it was."""
     since_ms, shown_at_last_ms = 0, set[LogLine]()
-    for _ in range(LOGS_RETRIES_MAX):
+    while True:
         try:
-            stream = await session.stream(APP_LOGS, AppLogs(app=app_id, follow=True, since_ms=since_ms))
+            link = await session.link_again()
+            stream = link.stream(APP_LOGS, AppLogs(app=app_id, follow=True, since_ms=since_ms))
             async for event in stream:
                 lines = [line for line in event.lines if line not in shown_at_last_ms]
                 if not lines:
@@ -273,10 +273,10 @@ async def follow_logs(session: Session, app_id: str) -> None:
                     since_ms, shown_at_last_ms = lines[-1].at_ms, set()
                 shown_at_last_ms.update(line for line in lines if line.at_ms == since_ms)
             return
-        except NotFoundError:
-            return
-        except ConnectionError:
-            await asyncio.sleep(LOGS_RETRY_S)
+        except StreamBroken:
+            continue
+        except JitneyError:
+            return  # there is no server any more, and whoever calls something learns that
 
 
 def _show(lines: list[LogLine]) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
 
-RESTART_AFTER_S = 5.0  # a server that crashed is left to whoever keeps it for this long before we start another
+RESTART_AFTER_S = 2.0  # a server that crashed is left to whoever keeps it for this long before we start another
 
 
 class Session:
@@ -41,7 +41,6 @@ class Session:
         self.autostart = autostart
         self._server = server
         self._link: Link | None = None
-        self._lost_at_s: float | None = None
         self._pool: SegmentPool | None = None
 
     # ------------------------------------------------------------------------------------------- where
@@ -64,20 +63,27 @@ class Session:
         link = self._link
         return link.endpoint if link is not None and link.is_connected else None
 
-    async def _locate(self, again: bool) -> Endpoint:
+    async def _locate(self, is_wanted: bool) -> Endpoint:
         import asyncio
-        import time
 
         if state.config is not None or self._server or not self.autostart:
             return self.endpoint()
-        if again:
-            # A server that was stopped on purpose has taken server.json with it: that one is not ours to bring back.
-            self._lost_at_s = self._lost_at_s or time.monotonic()
-            crashed = self.home.read_server_info() is not None
-            if not crashed or time.monotonic() - self._lost_at_s < RESTART_AFTER_S:
-                return self.endpoint()
-        await asyncio.to_thread(embedded.ensure_running, self.home)
+        if self._may_start(is_wanted):
+            await asyncio.to_thread(embedded.ensure_running, self.home)
         return self.endpoint()
+
+    def _may_start(self, is_wanted: bool) -> bool:
+        """Whether a server that does not answer may be started now."""
+        import time
+
+        gone_at_s = self._link.lost_at_s if self._link is not None else None
+        if gone_at_s is None:
+            return True
+        # One that stopped in order (asked to, or idle) has taken server.json with it: it is started for something new
+        # only. One that crashed has not: it is brought back, unless somebody else does.
+        if self.home.read_server_info() is not None:
+            return time.monotonic() - gone_at_s >= RESTART_AFTER_S
+        return is_wanted
 
     # ------------------------------------------------------------------------------------------- using it
 
@@ -88,6 +94,13 @@ class Session:
             ConnectionError: no server answers, and none could be started.
             AuthError, VersionError: the server refuses this client.
         """
+        return await self._connected(is_new=True)
+
+    async def link_again(self) -> Link:
+        """As `link`, to go on with something after a break: it starts no server that was stopped on purpose."""
+        return await self._connected(is_new=False)
+
+    async def _connected(self, *, is_new: bool) -> Link:
         link = self._link
         if link is None:
             from jitney.client.link import Link
@@ -95,8 +108,7 @@ class Session:
             link = self._link = Link(self._locate)
             PORTAL.at_stop(self.close)
         if not link.is_connected:
-            await link.connect()
-            self._lost_at_s = None
+            await link.connect(is_new=is_new)
         return link
 
     async def request(self, method: Method[Q, A], message: Q, *, resend: bool = True) -> A:

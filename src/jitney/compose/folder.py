@@ -195,11 +195,13 @@ def retract(home: Home) -> None:
 
 
 def clear(home: Home) -> None:
-    """Remove what is outside of the folder and of no use without a server: values in flight, and the sockets.
+    """Remove what is of no use without a server: values in flight, and the sockets.
 
     Memory that a client still maps stays its own until it lets go.
     """
     shutil.rmtree(home.segments, ignore_errors=True)
+    for name in ("link.sock", "runner.sock"):
+        home.socket(name).unlink(missing_ok=True)
     sockets = home.socket().parent
     if sockets != home.root:
         shutil.rmtree(sockets, ignore_errors=True)

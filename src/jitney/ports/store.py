@@ -147,6 +147,9 @@ class FunctionStore(Protocol):
     async def of_app(self, app_id: str) -> dict[str, FunctionSpec]:
         """The functions of the app's last publish by id, in its order."""
 
+    async def unlisted(self, app_id: str) -> dict[str, FunctionSpec]:
+        """The other functions of the app by id: bound ones, and those of earlier publishes. Ordered by id."""
+
 
 class CallStore(Protocol):
     """Durable calls: their inputs until there is a result, and their results until they expire."""

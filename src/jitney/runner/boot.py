@@ -9,10 +9,10 @@ import sys
 import time
 from typing import Any
 
-from jitney.runner import template_protocol
+from jitney.runner import forkable, template_protocol
 from jitney.runner.failures import encode_failure
 from jitney.runner.load import import_module
-from jitney.runner.process import line_buffer_output, native_threads, python_threads
+from jitney.runner.process import line_buffer_output
 
 _VERSION = re.compile(rb"""^__version__ = ["']([^"']+)""", re.MULTILINE)
 
@@ -75,14 +75,17 @@ def start(control: Control) -> tuple[Any, list[dict[str, Any]]]:
         failure = base64.b64encode(encode_failure(error)).decode()
         control.send(template_protocol.LOAD_FAILED, failure=failure)
         raise SystemExit(1) from None
+    took_ms = round((time.monotonic() - started_s) * 1000, 3)
+    obstacles = forkable.obstacles()
     control.send(
         template_protocol.LOADED,
         pid=os.getpid(),
         python_version=".".join(map(str, sys.version_info[:3])),
         cloudpickle_version=cloudpickle_version(),
-        ms=round((time.monotonic() - started_s) * 1000, 3),
-        threads=python_threads(),
-        native_threads=native_threads(),
+        ms=took_ms,
+        threads=sum(obstacles.values()),
+        native_threads=forkable.native_threads(),
+        obstacles=list(obstacles),
     )
     return module, messages
 

@@ -58,10 +58,12 @@ class Inbox:
         if kind == protocol.RUN or kind == protocol.RUN_BATCH:
             return self._run(body, kind == protocol.RUN_BATCH)
         if kind == protocol.CANCEL:
-            self._cancel(protocol.unpack_tokens(body))
-        elif kind == protocol.RECALL:
+            # The server may take an input for running that had not started: it hears which ones it was wrong about.
+            dropped = self._cancel(protocol.unpack_tokens(body))
+            return protocol.pack_tokens(protocol.RECALLED, dropped) if dropped else None
+        if kind == protocol.RECALL:
             return protocol.pack_tokens(protocol.RECALLED, self._remove(set(protocol.unpack_tokens(body))))
-        elif kind == protocol.CREDIT:
+        if kind == protocol.CREDIT:
             token, items = protocol.unpack_credit(body)
             if token in self.unreported:
                 self.credit[token] = self.credit.get(token, 0) + items
@@ -130,15 +132,16 @@ class Inbox:
             self.waiting.append(work)
         return None
 
-    def _cancel(self, tokens: list[int]) -> None:
-        wanted = set(tokens)
-        self._remove(wanted)
+    def _cancel(self, tokens: list[int]) -> list[int]:
+        """Interrupt what runs and drop what does not; the tokens of the latter."""
+        dropped = self._remove(set(tokens))
         for token in tokens:
             work = self.running.get(token)
             if work is not None:
                 self.cancelled.add(token)
                 if self.on_cancel is not None and self.is_cancelled(work):
                     self.on_cancel(work)
+        return dropped
 
     def _remove(self, wanted: set[int] | None) -> list[int]:
         """Take inputs (None: all) out of the queue; their tokens."""

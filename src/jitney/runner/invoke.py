@@ -16,9 +16,10 @@ from jitney.runner import payload, state
 from jitney.runner.inbox import Work
 from jitney.runner.load import Method
 from jitney.runner.outbox import ITEMS_AHEAD, Outbox, Stream
-from jitney.runner.protocol import FAILURE, SUCCESS, Result
+from jitney.runner.protocol import FAILURE, FRAME_BYTES_MAX, SUCCESS, Result
 from jitney.runner.segments import SegmentPool
 
+RESULT_BYTES_MAX = FRAME_BYTES_MAX - 1024
 END_OF_ITEMS = payload.encode(None, pool=None, blobs=None, inline_max=payload.INLINE_BYTES_MAX)
 
 
@@ -64,17 +65,21 @@ class Values:
         """A result, or a yielded item."""
         try:
             if not work.durable:
-                return payload.encode(value, pool=self.pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
-            return payload.encode(
-                value,
-                pool=None,
-                blobs=self.blobs,
-                inline_max=payload.INLINE_BYTES_MAX_DURABLE,
-                name=f"{call or work.call}.{index}.out",
-            )
+                data = payload.encode(value, pool=self.pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
+            else:
+                data = payload.encode(
+                    value,
+                    pool=None,
+                    blobs=self.blobs,
+                    inline_max=payload.INLINE_BYTES_MAX_DURABLE,
+                    name=f"{call or work.call}.{index}.out",
+                )
         except payload.UnpicklableError as error:
             what = f"{self.name}.{work.method}" if work.method else self.name
             raise payload.UnpicklableError(f"the result of {what!r}: {error}") from error.__cause__
+        if len(data) > RESULT_BYTES_MAX:  # a container without shared memory and without a folder for blobs
+            raise payload.PayloadError(f"a result of {len(data):,} bytes has no way out of this container")
+        return data
 
 
 class Invoker:

@@ -154,6 +154,7 @@ class Link:
 
         A process that ends with frames unread resets the connection, and the server may lose what came before.
         """
+        self.lost = LinkLost("this container has said its last")
         connection = self.connection
         try:
             connection.sock.settimeout(FINISH_WITHIN_S)

@@ -19,6 +19,7 @@ from jitney.runner.link import DESCRIPTOR_MIN, Connection, Link, LinkLost
 
 HOLD_NS = 1_000_000
 HELD_BYTES_MAX = 64 * 1024
+FRAME_BYTES = 4 * 1024 * 1024  # of results in one frame, unless one alone is larger
 FAST_NS = 200_000  # results of work that takes longer are not worth holding
 POLL_MS = 1
 POLL_SELDOM_MS = 20  # when user code has closed the pipe that would wake the keeper; between two nudges
@@ -118,9 +119,15 @@ class Outbox:
     def _send_results(self) -> None:
         results, self._results = self._results, []
         self._held_bytes = 0
-        if not results:
-            return
-        self._link.send_locked(protocol.pack_results(results), [result.token for result in results])
+        while results:
+            count, size = 0, 0
+            for result in results:
+                size += len(result.payload)
+                if count and size > FRAME_BYTES:
+                    break
+                count += 1
+            now, results = results[:count], results[count:]
+            self._link.send_locked(protocol.pack_results(now), [result.token for result in now])
 
     # ------------------------------------------------------------------ items of generators
 
@@ -173,6 +180,8 @@ class Outbox:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             connection = self._link.connection
+            if self._link.lost is not None:
+                return
             if connection.ended:
                 try:
                     self._link.reconnect(connection)

@@ -139,6 +139,7 @@ def end(code: int) -> None:
     """End this process: exit functions, output, and no descendant left behind. Does not return."""
     import atexit
 
+    kill_children(set())  # first: exit functions (that of `multiprocessing`) wait for children that nobody ends
     try:
         atexit._run_exitfuncs()
     except BaseException as error:
@@ -179,19 +180,6 @@ def kill_children(spared: set[int]) -> None:
                 os.waitpid(pid, 0)
             except OSError:
                 continue
-
-
-def native_threads() -> int:
-    """Threads of this process but the main one, Python's or not; 0 where the system does not tell."""
-    try:
-        return len(os.listdir("/proc/self/task")) - 1
-    except OSError:
-        return 0
-
-
-def python_threads() -> int:
-    """Python threads but the main one."""
-    return len(sys._current_frames()) - 1
 
 
 def freeze() -> None:

@@ -24,7 +24,7 @@ REJECT = 2  # json {"reason": str}: exit now
 RUN = 3  # header json {"call": id, "method": name, "durable": bool} + table of inputs
 RUN_BATCH = 4  # the same; the inputs are one @batched invocation, and may be of several calls: header has "calls"
 #   (a list with the call id of each input) instead of "call"
-CANCEL = 5  # u64 tokens: raise InputCancellation in those that run (a FAILURE result follows); drop those that wait
+CANCEL = 5  # u64 tokens: raise InputCancellation in those that run (a FAILURE follows); drop the others (RECALLED)
 RECALL = 6  # u64 tokens: give back those that have not started (RECALLED)
 CREDIT = 7  # u64 token, u32 items: the generator may be that much further ahead
 STOP = 8  # json {"grace_ms": int}: finish what runs, give back what waits, run @exit, exit 0

@@ -12,14 +12,15 @@ A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one
                  "rlimits": {"NOFILE": [soft, hard]}}, with two descriptors in SCM_RIGHTS on its first
                 byte: the container's stdout and stderr
     template -> worker
-      loaded       {"pid", "python_version", "cloudpickle_version" ("" = none), "ms", "threads", "native_threads"}
+      loaded       {"pid", "python_version", "cloudpickle_version" ("" = none), "ms", "threads", "native_threads",
+                    "obstacles": ["Python threads", ...]}
       load_failed  {"failure": base64 of a failure payload}; the template exits 1 after it
       forked       {"container", "pid", "ms"}
       fork_failed  {"container", "message"}
       exited       {"container", "pid", "exit_code": int or null, "signal": int or null, "cpu_ms", "max_rss_kib"}
 
-`threads` counts Python threads that the import started. A fork of such a process may inherit a lock that nobody will
-ever open: then start the container cold, by `python -m jitney.runner.cold FD`. It speaks the same protocol, takes one
+`threads` counts threads that the import started and a fork would miss (runner.forkable), and `obstacles` names them.
+Where there are any, start containers cold, by `python -m jitney.runner.cold FD`. It speaks the same protocol, takes one
 fork, becomes that container itself in the process that the worker started, and closes its end; there is no `exited`.
 
 When the worker's end closes, the template ends its containers (SIGTERM, then SIGKILL after GRACE_S) and itself. A

@@ -170,6 +170,9 @@ class Server:
             if record.state is not AppState.STOPPED:
                 functions = await self._store.functions.of_app(record.app_id)
                 self.apps.add(record, functions, grace_ms=RESTART_GRACE_MS)
+                for function_id, spec in (await self._store.functions.unlisted(record.app_id)).items():
+                    pool = self.apps.add_pool(record.app_id, function_id, spec)
+                    pool.scaling = msgspec.structs.replace(pool.scaling, min_containers=0, buffer_containers=0)
         loaded = await self._durable.load()
         if loaded:
             log.info("%d durable inputs are queued again", loaded)

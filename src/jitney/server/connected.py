@@ -6,6 +6,8 @@ taken for dead, and the call is cancelled.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Collection
 from typing import Protocol
 
 from jitney.errors import InvalidError, JitneyError, NotFoundError
@@ -17,6 +19,7 @@ from jitney.wire.messages import link as m
 
 GRACE_MS = 3_000
 UNDELIVERED_MAX = 2_000
+CAUGHT_UP_MAX = 1_000
 
 
 class Pools(Protocol):
@@ -31,6 +34,8 @@ class Pools(Protocol):
 
 class CallLink(Protocol):
     """What a connected call needs of a link."""
+
+    role: str
 
     @property
     def is_open(self) -> bool:
@@ -48,6 +53,7 @@ class Connected:
         self._pools = pools
         self._links: dict[str, CallLink] = {}  # call id -> link
         self._undelivered: dict[str, list[m.Message]] = {}
+        self._caught_up: OrderedDict[str, set[int]] = OrderedDict()  # call id -> indices told after a break
 
     # ------------------------------------------------------------------------------------------- from clients
 
@@ -75,6 +81,10 @@ class Connected:
         """Inputs of an open call."""
         call = self._router.calls.get(message.call_id)
         count = len(message.payloads)
+        known = self._caught_up.get(message.call_id, ())
+        if known and any(message.first_index <= index < message.first_index + count for index in known):
+            self._inputs_again(link, message, known)
+            return
         if call is None:
             link.send(m.Refused(message.call_id, message.first_index, count, "not_found", "the call is not open"))
             return
@@ -93,6 +103,12 @@ class Connected:
             )
             return
         self._router.put(call, message.first_index, message.payloads, self._router.effects.now_ms())
+
+    def _inputs_again(self, link: CallLink, message: m.Inputs, known: Collection[int]) -> None:
+        """Inputs of which some have ended, as the client has just been told: take the others one by one."""
+        for index, payload in enumerate(message.payloads, message.first_index):
+            if index not in known:
+                self.inputs(link, m.Inputs(message.call_id, index, [payload]))
 
     def end_inputs(self, message: m.EndInputs) -> None:
         """All inputs have been sent."""
@@ -140,13 +156,27 @@ class Connected:
             link.send(m.Refused(call_id, 0, 1, error.code, error.message, error.hint))
             return None
         call = self._router.calls.get(call_id)
+        if call is None and call_id in self._undelivered:
+            self._catch_up(link, call_id)  # it is over: there is nothing to open
+            self._links.pop(call_id, None)
+            return None
         if call is None:
             call = self._router.open_call(Call(call_id, pool, method, kind, self, self._router.effects.wall_ms()))
-            self._pools.used_by(pool.app_id, link)
+            if link.role == "client":  # an app's own containers do not keep it alive
+                self._pools.used_by(pool.app_id, link)
         self._links[call_id] = link
+        self._catch_up(link, call_id)
+        return call
+
+    def _catch_up(self, link: CallLink, call_id: str) -> None:
+        """Send what ended while the client was away, and remember its indices: it will send those inputs again."""
         for message in self._undelivered.pop(call_id, ()):
             link.send(message)
-        return call
+            if isinstance(message, m.Outputs):
+                self._caught_up.setdefault(call_id, set()).update(output.index for output in message.outputs)
+                self._caught_up.move_to_end(call_id)
+        while len(self._caught_up) > CAUGHT_UP_MAX:
+            self._caught_up.popitem(last=False)
 
     # ------------------------------------------------------------------------------------------- Sink
 

@@ -225,6 +225,7 @@ class Fleet:
         container = Container(item.container_id, pool, item.app_id, node.info.node_id, self.now_ms())
         container.created_wall_ms = item.started_at_ms
         container.pid = item.pid
+        container.link_lost_at_ms = self.now_ms()  # it must say HELLO within LINK_LOST_MS
         container.phase = life.advance(container.phase, Event.SPAWNED)
         self.add(container, node)
 

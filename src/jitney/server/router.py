@@ -239,7 +239,7 @@ class Router:
             self._end(item, status, body, ended)
         self._deliver(ended)
 
-    def cancel(self, call: Call, *, terminate_containers: bool = False) -> None:
+    def cancel(self, call: Call, *, terminate_containers: bool = False, why: str = "the call was cancelled") -> None:
         """End a call: what is queued ends now; what runs is interrupted, and its container is free when it unwinds."""
         if call.cancelled:
             return
@@ -254,7 +254,7 @@ class Router:
                 container.link.send(protocol.pack_tokens(protocol.CANCEL, tokens))
                 self.effects.interrupt(container)
                 self._hold_running(container, tokens)
-        body = failure(Status.TERMINATED, "the call was cancelled")
+        body = failure(Status.TERMINATED, why)
         outputs = [Output(index, int(Status.TERMINATED), body) for index in call.outstanding]
         for item in call.outstanding.values():
             item.move(Event.CANCEL)

@@ -1,4 +1,4 @@
-"""A full disk: what grows is refused, what ends or frees something goes on, and nothing that was acknowledged is lost."""
+"""A full disk: what grows is refused, what ends or frees something goes on, and nothing acknowledged is lost."""
 
 import asyncio
 import errno

@@ -201,9 +201,10 @@ STEPS = [
     lambda store: store.containers.put([CONTAINER]),
     lambda store: store.apps.stop("ap-1", 9),
 ]
+ALL = len(STEPS)
 
 
-async def use(store, steps=12):
+async def use(store, steps=ALL):
     """Take steps until one fails: how many did not."""
     for done, step in enumerate(STEPS[:steps]):
         try:
@@ -229,7 +230,7 @@ async def everything(store):
 async def states_of_a_good_run(folder):
     """What everything is after 0, 1, 2, ... steps."""
     states = []
-    for steps in range(len(STEPS) + 1):
+    for steps in range(ALL + 1):
         store = open_store(folder / f"good{steps}")
         assert await use(store, steps) == steps
         states.append(await everything(store))
@@ -281,7 +282,7 @@ def test_whichever_statement_fails_the_store_fails_closed_and_doing_it_again_is_
         store = open_store(path, plan)
         armed.append(True)
         done = await use(store)
-        if done < len(STEPS):
+        if done < ALL:
             assert not store.healthy()
             assert "disk" in store.problem()
             with pytest.raises(StorageError):
@@ -292,7 +293,7 @@ def test_whichever_statement_fails_the_store_fails_closed_and_doing_it_again_is_
         found = await everything(again)
         # All that was acknowledged, and of the step that failed everything or nothing.
         assert found in states[done : done + 2]
-        assert await use(again) == len(STEPS)
+        assert await use(again) == ALL
         final = await everything(again)
         await again.close()
         assert inspect(path)[1] == ""

@@ -150,6 +150,14 @@ class MemoryFunctions:
     async def of_app(self, app_id: str) -> dict[str, FunctionSpec]:
         return await self._step(lambda: {f: self._functions[f][1] for f in self._published.get(app_id, [])})
 
+    async def unlisted(self, app_id: str) -> dict[str, FunctionSpec]:
+        def operation() -> dict[str, FunctionSpec]:
+            listed = self._published.get(app_id, [])
+            its = {f: spec for f, (app, spec) in sorted(self._functions.items()) if app == app_id}
+            return {f: spec for f, spec in its.items() if f not in listed}
+
+        return await self._step(operation)
+
 
 class _Call:
     """A call with its inputs and results. `finished_at_ms` is beside each result."""

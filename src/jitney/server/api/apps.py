@@ -151,10 +151,9 @@ class AppsApi:
     async def stop_app(self, app: Running, reason: str) -> int:
         """Stop every pool of an app and record it; gives the number of containers that are being ended."""
         app_id = app.record.app_id
-        stopped = sum(self._fleet.stop_pool(pool, reason) for pool in self._apps.pools_of(app_id))
         for call in [call for call in self._router.calls.values() if call.pool.app_id == app_id]:
-            if not call.pool.running and not call.outstanding:
-                self._router.cancel(call)
+            self._router.cancel(call, why=reason)
+        stopped = sum(self._fleet.stop_pool(pool, reason) for pool in self._apps.pools_of(app_id))
         self._apps.forget(app)
         await self._store.apps.stop(app_id, self._fleet.wall_ms())
         return stopped
@@ -190,7 +189,7 @@ class AppsApi:
         if request.follow and running is not None:
             running.readers.add(read)
             running.ended.add(arrived.set)
-            if isinstance(peer, Link):
+            if isinstance(peer, Link) and peer.role == "client":
                 running.links.add(peer)
         try:
             seen = await self._past(app_id, request, emit)

@@ -312,6 +312,8 @@ class RecordContract(_Contract):
         assert list(run(store.functions.of_app("ap-1"))) == ["fu-1", "fu-2"]
         run(store.apps.publish(app, None, {"fu-3": FunctionSpec(name="new"), "fu-2": FunctionSpec(name="kept3")}))
         assert list(run(store.functions.of_app("ap-1"))) == ["fu-3", "fu-2"]
+        assert list(run(store.functions.unlisted("ap-1"))) == ["fu-1", "fu-4"]
+        assert run(store.functions.unlisted("ap-2")) == {}
         assert run(store.functions.get("fu-1"))[1].name == "old"
         assert run(store.functions.get("fu-4"))[1].name == "bound"
         assert run(store.functions.get("fu-2"))[1].name == "kept3"

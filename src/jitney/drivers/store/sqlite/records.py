@@ -195,6 +195,10 @@ class SqliteFunctions:
         rows = await self._reader.ask(lambda db: db.execute(FUNCTIONS["of_app"], {"app_id": app_id}).fetchall())
         return {function_id: _function(spec) for function_id, spec in rows}
 
+    async def unlisted(self, app_id: str) -> dict[str, FunctionSpec]:
+        rows = await self._reader.ask(lambda db: db.execute(FUNCTIONS["unlisted"], {"app_id": app_id}).fetchall())
+        return {function_id: _function(spec) for function_id, spec in rows}
+
 
 class SqliteContainers:
     """`ports.store.ContainerStore`."""

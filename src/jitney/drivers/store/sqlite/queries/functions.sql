@@ -4,6 +4,9 @@ SELECT app_id, spec FROM functions WHERE function_id = :function_id
 -- name: of_app
 SELECT function_id, spec FROM functions WHERE app_id = :app_id AND position IS NOT NULL ORDER BY position
 
+-- name: unlisted
+SELECT function_id, spec FROM functions WHERE app_id = :app_id AND position IS NULL ORDER BY function_id
+
 -- name: of_other_app
 -- A function of this list that belongs to another app already.
 SELECT function_id FROM functions
