@@ -104,9 +104,12 @@ def generator(bench: Bench) -> Result:
 
 def cold_start(bench: Bench) -> Result:
     """Every call gets a new container; the pool's template is warm after the first."""
+    from measure import SETTLE_S
+
     took = []
     with app.run():
         for i in range(bench.size(41, 4)):
+            time.sleep(SETTLE_S)
             asked = time.time()
             at = born.remote()
             if i:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 
 import jitney
 
 app = jitney.App("bench-torch")
-image = jitney.Image.debian_slim().uv_pip_install("torch")
+image = jitney.Image.debian_slim().uv_pip_install(f"torch=={version('torch')}")  # what the peers have
 
 with image.imports():
     import torch  # noqa: F401
@@ -19,9 +20,12 @@ def born():
 
 
 def cold_start_torch(bench):
+    from measure import SETTLE_S
+
     took = []
     with app.run():
         for i in range(bench.size(21, 3)):
+            time.sleep(SETTLE_S)
             asked = time.time()
             at = born.remote()
             if i:

@@ -71,6 +71,7 @@ def rate(count: int, work: Callable[[], object]) -> float:
     return count / (time.perf_counter() - start)
 
 
+SETTLE_S = 0.1  # between two cold starts, on every side: the end of the one is no part of the next
 FIRST = "first result"
 
 

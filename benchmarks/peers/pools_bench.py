@@ -14,7 +14,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measure import ARRAY_BYTES, FIRST, Bench, Result, main, rate, seconds_to_first_result, system_pss_mib
+from measure import (
+    ARRAY_BYTES,
+    FIRST,
+    SETTLE_S,
+    Bench,
+    Result,
+    main,
+    rate,
+    seconds_to_first_result,
+    system_pss_mib,
+)
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 
@@ -80,6 +90,7 @@ def cold_start(bench: Bench) -> Result:
     """A new executor each time; the fork server stays warm."""
     took = []
     for i in range(bench.size(11, 3)):
+        time.sleep(SETTLE_S)
         asked = time.time()
         with executor(1) as pool:
             at = pool.submit(born, None).result()

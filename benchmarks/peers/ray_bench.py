@@ -15,7 +15,17 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 
-from measure import ARRAY_BYTES, FIRST, Bench, Result, main, rate, seconds_to_first_result, system_pss_mib
+from measure import (
+    ARRAY_BYTES,
+    FIRST,
+    SETTLE_S,
+    Bench,
+    Result,
+    main,
+    rate,
+    seconds_to_first_result,
+    system_pss_mib,
+)
 
 
 def start() -> None:
@@ -115,6 +125,7 @@ def _cold(bench: Bench, kind) -> Result:
     start()
     took = []
     for i in range(bench.size(6, 2)):
+        time.sleep(SETTLE_S)
         asked = time.time()
         actor = kind.remote()
         born = ray.get(actor.born.remote())

@@ -59,6 +59,9 @@ class JitneyError(Exception):
         return (_rebuild, (type(self), self.message, self.hint))
 
 
+Error = JitneyError  # the root's name in the vocabulary that people know
+
+
 def _rebuild(kind: type[JitneyError], message: str, hint: str) -> JitneyError:
     return kind(message, hint=hint)
 

@@ -46,7 +46,7 @@ def test_one_bad_input_ends_its_map_and_frees_the_containers(program, position):
 
 
 @pytest.mark.parametrize(
-    "kind, words", [("spiky", "spiky things do not travel"), ("lock", "lock"), ("deep", "recursion")]
+    "kind, words", [("spiky", "spiky things do not travel"), ("lock", "lock"), ("deep", "nested too deeply")]
 )
 def test_a_result_that_does_not_pickle_is_named(program, kind, words):
     with pytest.raises(SerializationError, match=f"(?i){words}"):
@@ -73,7 +73,6 @@ def test_an_item_that_does_not_pickle_ends_its_generator(program):
     [
         ("particular", "Particular: 3: because"),
         ("carrier", "Carrier: with luggage"),
-        ("mute", "Mute"),
         ("huge", "ValueError: xxx"),
     ],
 )
@@ -84,11 +83,17 @@ def test_an_exception_that_cannot_be_rebuilt_arrives_as_text(program, kind, word
     assert "in fail" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("kind, type_name", [("local", "Hidden"), ("recursion", "RecursionError"), ("group", "ExceptionGroup")])
+@pytest.mark.parametrize(
+    "kind, type_name",
+    [("local", "Hidden"), ("recursion", "RecursionError"), ("group", "ExceptionGroup"), ("mute", "Mute")],
+)
 def test_exceptions_that_can_be_rebuilt_are(program, kind, type_name):
-    with pytest.raises(Exception, match=r".+") as caught:
+    try:
         program.fail.remote(kind)
-    assert type(caught.value).__name__ == type_name
+    except Exception as error:
+        assert type(error).__name__ == type_name
+    else:
+        pytest.fail("nothing was raised")
 
 
 @pytest.mark.parametrize("kind", ["exit", "interrupt"])

@@ -19,8 +19,8 @@ STUCK = """
             pass
 
     def stubborn(path):
-        open(path, "w").close()
         try:
+            open(path, "w").close()
             time.sleep(60)  # sleep: user code that outlives its caller's patience
         except BaseException:
             return "so be it"

@@ -113,3 +113,16 @@ def test_a_port_in_use_leaves_the_server_running_and_says_so(folder):
                 assert await (await connect()).hello()
 
     asyncio.run(main())
+
+
+def test_a_default_port_in_use_gives_way_to_another(folder):
+    async def main():
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            async with serving(folder, http_port=port, http_port_may_change=True) as (server, _):
+                assert await address_of(server) not in ("", f"http://127.0.0.1:{port}")
+                assert not server.http_problem
+
+    asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 
 from jitney.testing.virtual_loop import run
@@ -198,5 +199,24 @@ def test_a_client_that_stays_away_has_its_call_cancelled():
         await world.settle(20)
         assert not world.router.calls
         assert sum(world.runs.values()) <= 2
+
+    run(main())
+
+
+def test_a_hundred_long_inputs_all_run_at_once():
+    async def main():
+        for warm in (False, True):
+            world = World(11, {}, [FunctionSpec(name="f")])
+            world.info = msgspec.structs.replace(world.info, memory_mib=32_768)
+            world.attach()
+            client = Client()
+            world.service_s = lambda: 0.0001
+            if warm:  # the service time that was measured before says nothing of these
+                world.open_map(client, world.functions[0], 50)
+                await world.settle(1)
+            world.service_s = lambda: 30.0
+            world.open_map(client, world.functions[0], 100)
+            await world.settle(3)
+            assert len(world.fleet.containers) == 100
 
     run(main())

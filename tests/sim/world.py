@@ -64,8 +64,7 @@ class Runner:
             tokens = set(protocol.unpack_tokens(body))
             waiting = [item for item in self.fifo[self.busy :] if item.token in tokens]
             self.fifo = [item for item in self.fifo if item not in waiting]
-            if kind == protocol.RECALL:
-                self.world.router.recalled(self.container, [item.token for item in waiting])
+            self.world.router.recalled(self.container, [item.token for item in waiting])
         elif kind == protocol.STOP:
             self.stopping = True
             waiting, self.fifo = self.fifo[self.busy :], self.fifo[: self.busy]

@@ -174,7 +174,7 @@ class App:
             made: Cls[P, T] = Cls(handle, cast(type[T], user_class), by_value=declaration.by_value)
             mark_as_cls(user_class, made)
             declaration.cls = made
-            self.register(declaration)
+            self._register(declaration)
             return made
 
         return decorate
@@ -198,7 +198,7 @@ class App:
 
         return decorate
 
-    def register(self, declaration: Declaration) -> None:
+    def _register(self, declaration: Declaration) -> None:
         """Add what a decorator declared."""
         before = self._declarations.get(declaration.name)
         if before is not None and before.where != declaration.where:
@@ -215,20 +215,20 @@ class App:
             InvalidError: a name is taken.
         """
         for declaration in other._declarations.values():
-            self.register(declaration)
+            self._register(declaration)
             declaration.image = declaration.image or other._image
             if declaration.include_source is None:
                 declaration.include_source = other._include_source
             owner = declaration.function or declaration.cls
             assert owner is not None
-            assert isinstance(owner.handle, OfApp)
-            owner.handle.app = self
+            assert isinstance(owner._handle, OfApp)
+            owner._handle.app = self
         for name, entrypoint in other._entrypoints.items():
             self._entrypoints.setdefault(name, entrypoint)
         return self
 
     @property
-    def declarations(self) -> list[Declaration]:
+    def _declared(self) -> list[Declaration]:
         """What is to be published."""
         return list(self._declarations.values())
 
@@ -310,28 +310,13 @@ class App:
             return dict(self._tags)
         return sessions.current().ask(APP_GET, AppRef(app=self._app_id)).tags
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it runs in this process."""
-        return self._is_running
-
-    def target(self, name: str) -> Target | None:
+    def _target(self, name: str) -> Target | None:
         """Where a function of the running app is."""
         return self._targets.get(name)
 
-    def bind(self, app_id: str | None, targets: dict[str, Target], *, is_running: bool = False) -> None:
+    def _bind(self, app_id: str | None, targets: dict[str, Target], *, is_running: bool = False) -> None:
         """From now on the app is this one at the server; None and {}: it is none."""
         self._app_id, self._targets, self._is_running = app_id, targets, is_running
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """As they will be sent."""
-        return self._tags
-
-    @property
-    def include_source(self) -> bool:
-        """For functions that do not say."""
-        return self._include_source
 
 
 def _is_interactive() -> bool:

@@ -50,7 +50,7 @@ class Cls(Generic[P, T]):
 
     def __init__(self, handle: Handle, user_class: type[T] | None = None, *, by_value: bool = True) -> None:
         """Of the SDK; see `App.cls`."""
-        self.handle = handle
+        self._handle = handle
         self._user_class = user_class
         self._by_value = by_value
         self._pools: dict[bytes, Handle] = {}
@@ -58,10 +58,10 @@ class Cls(Generic[P, T]):
             functools.update_wrapper(self, user_class, updated=())
 
     def __repr__(self) -> str:
-        return f"Cls({self.handle.name!r})"
+        return f"Cls({self._handle.name!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Cls, (self.handle,))
+        return (Cls, (self._handle,))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """A handle on instances with these parameters.
@@ -75,13 +75,13 @@ class Cls(Generic[P, T]):
     def _pool(self, values: dict[str, Any]) -> Handle:
         """Of instances with these parameters. Kept, so that making them again asks nobody."""
         if not values:
-            return self.handle
-        encoded = encode_parameters(self.handle.name, values)
+            return self._handle
+        encoded = encode_parameters(self._handle.name, values)
         handle = self._pools.get(encoded)
         if handle is None:
             if len(self._pools) >= POOLS_KEPT_MAX:
                 self._pools.pop(next(iter(self._pools)))
-            handle = self._pools[encoded] = Bound(self.handle, Overrides(parameters=encoded))
+            handle = self._pools[encoded] = Bound(self._handle, Overrides(parameters=encoded))
         return handle
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
@@ -107,7 +107,7 @@ class Cls(Generic[P, T]):
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        return self._bound(options.overrides(given, self.handle.resources))
+        return self._bound(options.overrides(given, self._handle.resources))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[P, T]:
         """The same class with other concurrency; see `jitney.concurrent`."""
@@ -118,7 +118,7 @@ class Cls(Generic[P, T]):
         return self._bound(Overrides(batching=options.batching(max_batch_size, wait_ms)))
 
     def _bound(self, overrides: Overrides) -> Cls[P, T]:
-        return Cls(Bound(self.handle, overrides), self._user_class, by_value=self._by_value)
+        return Cls(Bound(self._handle, overrides), self._user_class, by_value=self._by_value)
 
     @dual
     async def hydrate(self) -> Cls[P, T]:
@@ -127,7 +127,7 @@ class Cls(Generic[P, T]):
         Raises:
             NotFoundError: there is no such class.
         """
-        await self.handle.find()
+        await self._handle.find()
         return self
 
     @property
@@ -137,21 +137,21 @@ class Cls(Generic[P, T]):
         Raises:
             InvalidError: it has not been looked up yet.
         """
-        return Function(self.handle).object_id
+        return Function(self._handle).object_id
 
     def _get_user_cls(self) -> type[T]:
         """The Python class that it was made from (the container asks for it by this name)."""
         if self._user_class is None:
-            raise InvalidError(f"class {self.handle.name} was found by name: its code is not here")
+            raise InvalidError(f"class {self._handle.name} was found by name: its code is not here")
         return self._user_class
 
     # ------------------------------------------------------------------------------------------- parts
 
-    def method(self, handle: Handle, name: str, local: Callable[[], Any]) -> Function[..., Any, Any]:
+    def _method(self, handle: Handle, name: str, local: Callable[[], Any]) -> Function[..., Any, Any]:
         """The method `name` of instances at `handle`; `local` gives the instance to run it on here."""
         marker = None if self._user_class is None else getattr(self._user_class, name, None)
         if self._user_class is not None and not isinstance(marker, Method):
-            raise AttributeError(f"{self.handle.name} has no method {name!r}")
+            raise AttributeError(f"{self._handle.name} has no method {name!r}")
         raw = marker.raw if isinstance(marker, Method) else None
 
         def run_here(*args: Any, **kwargs: Any) -> Any:
@@ -167,7 +167,7 @@ class Cls(Generic[P, T]):
             local=run_here if raw is not None else None,
         )
 
-    def method_of(self, instance: object, marker: Method[..., Any, Any]) -> Function[..., Any, Any]:
+    def _method_of(self, instance: object, marker: Method[..., Any, Any]) -> Function[..., Any, Any]:
         """A method on an instance of the user's class, inside that class's own code."""
         values = {name: getattr(instance, name) for name, one in parameters_of(type(instance)).items() if one.init}
         return Function(
@@ -183,13 +183,13 @@ class Cls(Generic[P, T]):
     def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if self._user_class is None:
             if args:
-                raise InvalidError(f"parameters of {self.handle.name} are given by name", hint="write Model(size=...)")
+                raise InvalidError(f"parameters of {self._handle.name} are given by name", hint="write Model(size=...)")
             return kwargs
         if _has_init(self._user_class):
             bound = inspect.signature(self._user_class).bind(*args, **kwargs)
             return dict(bound.arguments)
         if args:
-            raise InvalidError(f"parameters of {self.handle.name} are given by name", hint="write Model(size=...)")
+            raise InvalidError(f"parameters of {self._handle.name} are given by name", hint="write Model(size=...)")
         return checked_parameters(self._user_class, kwargs)
 
 
@@ -207,7 +207,7 @@ class Obj:
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._values.items())
-        return f"{self._cls.handle.name}({given})"
+        return f"{self._cls._handle.name}({given})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Obj, (self._cls, self._handle, self._values))
@@ -217,7 +217,7 @@ class Obj:
             raise AttributeError(name)
         user_class = self._cls._user_class
         if user_class is None or isinstance(getattr(user_class, name, None), Method):
-            return self._cls.method(self._handle, name, self._entered)
+            return self._cls._method(self._handle, name, self._entered)
         if name in self._values:
             return self._values[name]
         return getattr(self._entered(), name)
@@ -232,7 +232,8 @@ class Obj:
                 if inspect.iscoroutine(result):
                     result.close()
                     raise InvalidError(
-                        f"{self._cls.handle.name} has an async @enter method, which cannot run here", hint="use .remote"
+                        f"{self._cls._handle.name} has an async @enter method, which cannot run here",
+                        hint="use .remote",
                     )
             self._instance = instance
         return self._instance

@@ -154,7 +154,7 @@ class FunctionDecorator:
             handle, raw=f, is_generator=method.is_generator, by_value=declaration.by_value
         )
         declaration.function = made
-        self._app.register(declaration)
+        self._app._register(declaration)
         return made
 
 

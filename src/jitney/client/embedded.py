@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jitney.errors import ConnectionError
+from jitney.errors import ConnectionError, InvalidError
 from jitney.wire.home import Home
 
 COMMAND = ["-m", "jitney", "up", "--background"]
@@ -36,13 +36,20 @@ def ensure_running(home: Home) -> None:
 
     Raises:
         ConnectionError: it did not come up; with the last lines of its log.
+        InvalidError: the folder cannot be made or written to.
     """
     if is_running(home):
         return
-    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(home.root / "start.lock"):
-        if not is_running(home):
-            _start(home)
+    try:
+        home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(home.root / "start.lock"):
+            if not is_running(home):
+                _start(home)
+    except OSError as error:
+        raise InvalidError(
+            f"the folder {home.root} cannot be used ({error.strerror or error})",
+            hint="set JITNEY_HOME to a folder that you may write to, on a disk with room",
+        ) from error
 
 
 def _start(home: Home) -> None:

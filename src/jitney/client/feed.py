@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
+
+from jitney.client.portal import post
 
 INPUTS_AHEAD_MAX = 512  # made and not yet taken
 INPUT_BYTES_AHEAD_MAX = 8 * 1024 * 1024
@@ -150,7 +153,7 @@ async def produce(feed: Feed, payloads: AsyncIterator[bytes]) -> None:
     """Produce from an async iterator of the user, as a task of the user's loop."""
     loop = asyncio.get_running_loop()
     again = asyncio.Event()
-    feed.wake_producer = lambda: _set(loop, again)
+    feed.wake_producer = functools.partial(post, loop, again.set)
     error: BaseException | None = None
     try:
         async for payload in payloads:
@@ -165,11 +168,3 @@ async def produce(feed: Feed, payloads: AsyncIterator[bytes]) -> None:
         error = caught
     finally:
         feed.end(error)
-
-
-def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    try:
-        loop.call_soon_threadsafe(event.set)
-    except RuntimeError:
-        if not loop.is_closed():
-            raise

@@ -54,19 +54,19 @@ class Remote(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         function = self._function
-        function.check_unary()
-        target = function.handle.known()
+        function._check_unary()
+        target = function._handle.known()
         if target is None:
-            target = PORTAL.call(function.handle.find())
+            target = PORTAL.call(function._handle.find())
         session = target.session
-        payload = function.encoder.connected(session, args, kwargs)
+        payload = function._encoder.connected(session, args, kwargs)
         call_id = new_call_id()
         output = None
         try:
             endpoint = session.direct()
             if endpoint is not None and not PORTAL.is_here():
                 try:
-                    output = blocking.call(endpoint, call_id, target.function_id, function.method, payload)
+                    output = blocking.call(endpoint, call_id, target.function_id, function._method, payload)
                 except BaseException:
                     # Interrupted: it has said so on its own connection, unless that was in the middle of a frame.
                     session.give_up(call_id)
@@ -80,12 +80,12 @@ class Remote(Generic[P, R]):
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The same for async code."""
         function = self._function
-        function.check_unary()
-        target = function.handle.known()
+        function._check_unary()
+        target = function._handle.known()
         if target is None:
-            target = await PORTAL.acall(function.handle.find())
+            target = await PORTAL.acall(function._handle.find())
         session = target.session
-        payload = function.encoder.connected(session, args, kwargs)
+        payload = function._encoder.connected(session, args, kwargs)
         try:
             output = await PORTAL.acall(_unary(function, target, new_call_id(), payload))
         finally:
@@ -99,12 +99,12 @@ async def _unary(
     from jitney.client import invoke
 
     try:
-        return await invoke.unary(target, function.method, call_id, payload, resumed=resumed)
+        return await invoke.unary(target, function._method, call_id, payload, resumed=resumed)
     except NotFoundError:
         # Perhaps another deployment has the name now.
-        if not function.handle.forget(target):
+        if not function._handle.forget(target):
             raise
-    return await invoke.unary(await function.handle.find(), function.method, call_id, payload)
+    return await invoke.unary(await function._handle.find(), function._method, call_id, payload)
 
 
 class Function(Generic[P, R, G]):
@@ -125,10 +125,10 @@ class Function(Generic[P, R, G]):
         is_own: bool = False,
     ) -> None:
         """Of the SDK; see `App.function`. `local` runs it here; `is_own`: on an instance inside the user's class."""
-        self.handle = handle
-        self.method = method
+        self._handle = handle
+        self._method = method
         name = f"{handle.name}.{method}" if method else handle.name
-        self.encoder = Encoder(name, raw, by_value=by_value)
+        self._encoder = Encoder(name, raw, by_value=by_value)
         self._raw = raw
         self._local = local or raw
         self._is_own = is_own
@@ -139,17 +139,17 @@ class Function(Generic[P, R, G]):
             functools.update_wrapper(self, raw, updated=())
 
     def __repr__(self) -> str:
-        return f"Function({self.encoder.name!r})"
+        return f"Function({self._encoder.name!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.handle, self.method, self.is_generator, self.encoder.by_value))
+        return (_rebuild, (self._handle, self._method, self.is_generator, self._encoder.by_value))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> G:
         """Refused, since a call says where it runs; but for `self.other(x)` in the code of a class."""
         if self._is_own and self._local is not None:
             return self._local(*args, **kwargs)  # type: ignore[no-any-return]
         raise InvalidError(
-            f"{self.encoder.name} is a Jitney function, and a call has to say where it runs",
+            f"{self._encoder.name} is a Jitney function, and a call has to say where it runs",
             hint="use .remote(...) for a container, .local(...) for this process",
         )
 
@@ -167,7 +167,7 @@ class Function(Generic[P, R, G]):
             InvalidError: its code is not here, since it was found by name.
         """
         if self._local is None:
-            raise InvalidError(f"{self.encoder.name} was found by name: its code is not here", hint="use .remote(...)")
+            raise InvalidError(f"{self._encoder.name} was found by name: its code is not here", hint="use .remote(...)")
         return self._local(*args, **kwargs)  # type: ignore[no-any-return]
 
     @dual_iter_lazy
@@ -179,19 +179,20 @@ class Function(Generic[P, R, G]):
             Exception: what it raised, after the items before that.
         """
         if self.is_generator is False:
-            raise InvalidError(f"{self.encoder.name} is not a generator", hint="use .remote(...)")
-        session = self.session()
-        return self._items(session, self.encoder.connected(session, args, kwargs))
+            raise InvalidError(f"{self._encoder.name} is not a generator", hint="use .remote(...)")
+        session = self._session()
+        return self._items(session, self._encoder.connected(session, args, kwargs))
 
     async def _items(self, session: Session, payload: bytes) -> AsyncGenerator[Callable[[], Iterable[R]], None]:
         from jitney.client import invoke
 
         source = None
         try:
-            target = await self.handle.find()
-            source = invoke.generator(target, self.method, new_call_id(), payload)
+            target = await self._handle.find()
+            reader = invoke.Credits(PORTAL.loop())
+            source = invoke.generator(target, self._method, new_call_id(), payload, reader)
             async for got in source:
-                yield functools.partial(_decoded, session, got)
+                yield functools.partial(_decoded, session, got, reader.took)
         finally:
             if source is not None:
                 await source.aclose()
@@ -203,10 +204,10 @@ class Function(Generic[P, R, G]):
 
         Returns when the input is on the server's disk.
         """
-        self.check_unary()
+        self._check_unary()
         call_id = new_call_id()
-        payload = self.encoder.durable(self.session(), args, kwargs, f"{call_id}.0.in")
-        return calls.spawn(self.handle, self.method, call_id, payload)
+        payload = self._encoder.durable(self._session(), args, kwargs, f"{call_id}.0.in")
+        return calls.spawn(self._handle, self._method, call_id, payload)
 
     @property
     def map(self) -> Map[R]:
@@ -250,7 +251,7 @@ class Function(Generic[P, R, G]):
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        return self._bound(options.overrides(given, self.handle.resources))
+        return self._bound(options.overrides(given, self._handle.resources))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R, G]:
         """The same function with other concurrency; see `jitney.concurrent`."""
@@ -262,11 +263,11 @@ class Function(Generic[P, R, G]):
 
     def _bound(self, overrides: Overrides) -> Function[P, R, G]:
         return Function(
-            Bound(self.handle, overrides),
+            Bound(self._handle, overrides),
             raw=self._raw,
-            method=self.method,
+            method=self._method,
             is_generator=self._is_generator,
-            by_value=self.encoder.by_value,
+            by_value=self._encoder.by_value,
             local=self._local,
         )
 
@@ -279,8 +280,8 @@ class Function(Generic[P, R, G]):
         Raises:
             NotFoundError: there is no such function.
         """
-        target = await self.handle.find()
-        method = next((one for one in target.methods if one.name == self.method), None)
+        target = await self._handle.find()
+        method = next((one for one in target.methods if one.name == self._method), None)
         if method is not None and self._is_generator is None:
             self._is_generator = method.is_generator
         return self
@@ -288,13 +289,13 @@ class Function(Generic[P, R, G]):
     @dual
     async def info(self) -> FunctionInfo:
         """What the server knows about it: id, methods, versions of its image."""
-        target = await self.handle.find()
+        target = await self._handle.find()
         return await target.session.request(FUNCTION_GET, FunctionGet(app=target.app_id, name=target.name))
 
     @dual
     async def get_current_stats(self) -> FunctionStats:
         """Inputs that wait (`backlog`) and containers (`num_total_runners`), now."""
-        target = await self.handle.find()
+        target = await self._handle.find()
         return await target.session.request(FUNCTION_STATS, FunctionRef(function_id=target.function_id))
 
     @dual
@@ -311,7 +312,7 @@ class Function(Generic[P, R, G]):
         Args:
             scaledown_window: seconds.
         """
-        target = await self.handle.find()
+        target = await self._handle.find()
         await target.session.request(
             FUNCTION_AUTOSCALER,
             AutoscalerUpdate(
@@ -330,10 +331,10 @@ class Function(Generic[P, R, G]):
         Raises:
             InvalidError: it has not been looked up yet.
         """
-        target = self.handle.known()
+        target = self._handle.known()
         if target is None:
             raise InvalidError(
-                f"{self.encoder.name} has no id yet", hint="it has one once its app runs, or after .hydrate()"
+                f"{self._encoder.name} has no id yet", hint="it has one once its app runs, or after .hydrate()"
             )
         return target.function_id
 
@@ -349,30 +350,31 @@ class Function(Generic[P, R, G]):
             InvalidError: it was found by name.
         """
         if self._raw is None:
-            raise InvalidError(f"{self.encoder.name} was found by name: its code is not here")
+            raise InvalidError(f"{self._encoder.name} was found by name: its code is not here")
         return self._raw
 
-    def session(self) -> Session:
+    def _session(self) -> Session:
         """The server that it is at."""
-        target = self.handle.known()
+        target = self._handle.known()
         return target.session if target is not None else sessions.current()
 
-    def check_unary(self) -> None:
+    def _check_unary(self) -> None:
         """Refuse calls that give one result where there would be many.
 
         Raises:
             InvalidError: it is a generator.
         """
         if self._is_generator:
-            raise InvalidError(f"{self.encoder.name} is a generator", hint="use .remote_gen(...) for its items")
+            raise InvalidError(f"{self._encoder.name} is a generator", hint="use .remote_gen(...) for its items")
 
 
-def _decoded(session: Session, got: list[bytes] | Output) -> Iterator[Any]:
+def _decoded(session: Session, got: list[bytes] | Output, took: Callable[[], None]) -> Iterator[Any]:
     if isinstance(got, Output):
         results.value_of(session, got)
     else:
         for body in got:
             yield results.decode(session, body)
+            took()
 
 
 def _rebuild(handle: Handle, method: str, is_generator: bool | None, by_value: bool) -> Function[..., Any, Any]:

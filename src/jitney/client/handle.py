@@ -162,7 +162,7 @@ class OfApp(Handle):
 
     def known(self) -> Target | None:
         # Not kept here: each run of the app has ids of its own.
-        return self.app.target(self.name) if state.config is None else self._target
+        return self.app._target(self.name) if state.config is None else self._target
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Named, ("", self.name))

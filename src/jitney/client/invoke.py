@@ -7,10 +7,11 @@ output of it, sent again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from jitney.client.handle import Target
 from jitney.client.link import Link
+from jitney.client.portal import post
 from jitney.errors import InternalError, JitneyError, from_code
 from jitney.values.calls import GENERATOR_ITEMS_AHEAD, CallKind, Output
 from jitney.wire.messages.link import CancelCall, Credit, Invoke, Message, OpenCall, Refused
@@ -107,27 +108,49 @@ class _Generator(_One):
         self.changed.set()
 
 
+class Credits:
+    """What the reader of a generator has taken: counted on its thread, and told to the server now and then."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._untold = 0
+        self.tell: Callable[[int], None] = _to_nobody
+
+    def took(self) -> None:
+        """The reader took an item; on its thread."""
+        self._untold += 1
+        if self._untold >= CREDIT_EVERY:
+            count, self._untold = self._untold, 0
+            post(self._loop, self.tell, count)
+
+
+def _to_nobody(count: int) -> None:
+    pass
+
+
 async def generator(
-    target: Target, method: str, call_id: str, payload: bytes
+    target: Target, method: str, call_id: str, payload: bytes, credits: Credits
 ) -> AsyncGenerator[list[bytes] | Output, None]:
     """Payloads of items as they come, then the output of the call. Closing cancels the call.
+
+    The generator is at most GENERATOR_ITEMS_AHEAD items ahead of what its reader took.
 
     Raises:
         JitneyError: as `unary`.
     """
     link = await target.session.link()
     call = _Generator(link, Invoke(call_id, target.function_id, method, CallKind.GENERATOR, payload))
-    uncredited = 0
+
+    def tell(count: int) -> None:
+        link.send(Credit(call_id, count))
+
+    credits.tell = tell
     try:
         call.begin(False)
         while True:
             if call.items:
                 items, call.items = call.items, []
-                uncredited += len(items)
                 yield items
-                if uncredited >= CREDIT_EVERY:
-                    link.send(Credit(call_id, uncredited))
-                    uncredited = 0
             elif call.output.done():
                 yield call.output.result()
                 return
@@ -135,4 +158,5 @@ async def generator(
                 call.changed.clear()
                 await call.changed.wait()
     finally:
+        credits.tell = _to_nobody
         call.end()

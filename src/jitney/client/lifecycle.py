@@ -63,7 +63,7 @@ class Method(Generic[P, R, G]):
             raise InvalidError(
                 f"{owner.__name__}.{self.__name__} is a @jitney.method(), and {owner.__name__} is not an @app.cls()"
             )
-        return cls.method_of(obj, self)  # type: ignore[no-any-return]
+        return cls._method_of(obj, self)  # type: ignore[no-any-return]
 
 
 class _MethodDecorator:

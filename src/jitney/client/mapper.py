@@ -16,6 +16,7 @@ from jitney.client.feed import Feed
 from jitney.client.handle import Target
 from jitney.client.link import Link
 from jitney.client.mapping import MapState
+from jitney.client.portal import post
 from jitney.errors import JitneyError, from_code
 from jitney.values.calls import Output
 from jitney.wire.messages.link import CancelCall, EndInputs, Inputs, Message, OpenCall, Refused
@@ -130,7 +131,7 @@ async def run(
     state = MapState(ordered=ordered)
     one = _Map(link, target, method, call_id, state)
     changed = one.changed
-    wake = functools.partial(_wake, asyncio.get_running_loop(), changed)
+    wake = functools.partial(post, asyncio.get_running_loop(), changed.set)
     feed = make_feed(changed)
     link.open(call_id, one)
     link.send(one.opening())
@@ -166,11 +167,3 @@ async def run(
             for payload in state.leftover():
                 results.release(target.session, payload)
         link.release(call_id)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
-    try:
-        loop.call_soon_threadsafe(changed.set)
-    except RuntimeError:
-        if not loop.is_closed():
-            raise

@@ -35,7 +35,7 @@ class _Mapping(Generic[R]):
 
     def _sync_feed(self, rows: Iterator[tuple[Any, ...]], kwargs: Mapping[str, Any], call_id: str) -> MakeFeed:
         """For iterators that are pulled on a thread of their own."""
-        self._function.check_unary()
+        self._function._check_unary()
         payloads = self._encoded(rows, dict(kwargs), call_id)
 
         def make(changed: asyncio.Event) -> Feed:
@@ -48,7 +48,7 @@ class _Mapping(Generic[R]):
         return make
 
     def _encoded(self, rows: Iterator[tuple[Any, ...]], kwargs: dict[str, Any], call_id: str) -> Iterator[bytes]:
-        session, encoder = self._function.session(), self._function.encoder
+        session, encoder = self._function._session(), self._function._encoder
         if not call_id:
             for args in rows:
                 yield encoder.connected(session, args, kwargs)
@@ -60,7 +60,7 @@ class _Mapping(Generic[R]):
         self, rows: AsyncIterator[tuple[Any, ...]], kwargs: Mapping[str, Any], call_id: str, tasks: list[Any]
     ) -> MakeFeed:
         """For async iterators, which are pulled by a task of the caller's loop."""
-        self._function.check_unary()
+        self._function._check_unary()
         import asyncio
 
         from jitney.client import feed
@@ -81,7 +81,7 @@ class _Mapping(Generic[R]):
     async def _aencoded(
         self, rows: AsyncIterator[tuple[Any, ...]], kwargs: dict[str, Any], call_id: str
     ) -> AsyncGenerator[bytes, None]:
-        session, encoder, index = self._function.session(), self._function.encoder, 0
+        session, encoder, index = self._function._session(), self._function._encoder, 0
         async for args in rows:
             if call_id:
                 yield encoder.durable(session, args, kwargs, f"{call_id}.{index}.in")
@@ -103,7 +103,7 @@ class _Mapping(Generic[R]):
         from jitney.client.mapper import Consumed
 
         consumed = Consumed()
-        session = self._function.session()
+        session = self._function._session()
         batches = PORTAL.iterate(self._batches(make, consumed, ordered))
         try:
             for batch in batches:
@@ -118,7 +118,7 @@ class _Mapping(Generic[R]):
         from jitney.client.mapper import Consumed
 
         consumed = Consumed()
-        session = self._function.session()
+        session = self._function._session()
         batches = PORTAL.aiterate(self._batches(make, consumed, ordered))
         try:
             async for batch in batches:
@@ -135,8 +135,8 @@ class _Mapping(Generic[R]):
         from jitney.client.mapper import run
 
         function = self._function
-        target = await function.handle.find_anew()
-        source = run(target, function.method, new_call_id(), make, consumed, ordered)
+        target = await function._handle.find_anew()
+        source = run(target, function._method, new_call_id(), make, consumed, ordered)
         try:
             async for batch in source:
                 yield batch
@@ -354,7 +354,7 @@ class SpawnMap(_Mapping[R]):
 
         call_id, function = new_call_id(), self._function
         make = self._sync_feed(_zip(input_iterators), kwargs, call_id)
-        return PORTAL.call(calls.spawn_map(function.handle, function.method, call_id, make))
+        return PORTAL.call(calls.spawn_map(function._handle, function._method, call_id, make))
 
     async def aio(
         self, *input_iterators: Iterable[Any] | AsyncIterator[Any], kwargs: Mapping[str, Any] = NO_KWARGS
@@ -365,7 +365,7 @@ class SpawnMap(_Mapping[R]):
         call_id, function, tasks = new_call_id(), self._function, list[Any]()
         make = self._feed_of(input_iterators, kwargs, call_id, tasks)
         try:
-            return await PORTAL.acall(calls.spawn_map(function.handle, function.method, call_id, make))
+            return await PORTAL.acall(calls.spawn_map(function._handle, function._method, call_id, make))
         finally:
             for task in tasks:
                 task.cancel()

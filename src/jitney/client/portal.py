@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AHEAD_MAX = 1_000  # items between a source and its reader
+STOP_WAIT_S = 1.0  # how long a portal that stops waits for what still runs on it
 CLOSE_WAIT_S = 5.0  # how long a reader that stops early waits for the source's `finally` blocks
 
 
@@ -86,13 +87,11 @@ class Portal:
 
         async def close() -> None:
             try:
+                await _cancel_others()  # while what they have to say can still be sent
                 async with asyncio.timeout(CLOSE_WAIT_S):
                     for closer in closers:
                         await closer()
-                rest = asyncio.all_tasks() - {asyncio.current_task()}
-                for task in rest:
-                    task.cancel()
-                await asyncio.wait(rest, timeout=1.0) if rest else None
+                await _cancel_others()
                 await loop.shutdown_asyncgens()
             finally:
                 loop.stop()
@@ -153,7 +152,7 @@ class Portal:
 
         def start() -> None:
             tasks.append(loop.create_task(coro))
-            tasks[0].add_done_callback(lambda _: _post(here, _resolve, ended))
+            tasks[0].add_done_callback(lambda _: post(here, _resolve, ended))
 
         def cancel() -> None:
             tasks[0].add_done_callback(_retrieve)
@@ -190,8 +189,8 @@ class Portal:
                 yield from got
         finally:
             if not isinstance(got, _End):
-                loop.call_soon_threadsafe(pump.stop)
-                while not isinstance(got, _End) and not self.is_here():
+                post(loop, pump.stop)  # a portal that has stopped has closed all sources
+                while not isinstance(got, _End) and not self.is_here() and not loop.is_closed():
                     try:
                         got = inbox.get(timeout=CLOSE_WAIT_S)
                     except Empty:
@@ -216,7 +215,7 @@ class Portal:
             inbox.append(got)
             arrived.set()
 
-        pump = _Pump(source, lambda got: _post(here, arrive, got), portal)
+        pump = _Pump(source, lambda got: post(here, arrive, got), portal)
         portal.call_soon_threadsafe(pump.start)
         got: list[T] | _End = []
         try:
@@ -234,7 +233,7 @@ class Portal:
                     yield item
         finally:
             if not isinstance(got, _End):
-                portal.call_soon_threadsafe(pump.stop)
+                post(portal, pump.stop)
                 await _drain(inbox, arrived)
 
 
@@ -244,10 +243,20 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _post(loop: asyncio.AbstractEventLoop, arrive: Callable[[Any], None], got: Any) -> None:
-    """Hand over to another loop. One that has been closed waits for nothing any more."""
+async def _cancel_others() -> None:
+    import asyncio
+
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=STOP_WAIT_S)
+
+
+def post(loop: asyncio.AbstractEventLoop, action: Callable[..., object], *args: Any) -> None:
+    """Have another thread's loop call something. One that has been closed waits for nothing any more."""
     try:
-        loop.call_soon_threadsafe(arrive, got)
+        loop.call_soon_threadsafe(action, *args)
     except RuntimeError:
         if not loop.is_closed():
             raise
@@ -309,7 +318,7 @@ class _Pump(Generic[T]):
         self._taken += count
         room = self._room
         if room is not None:
-            self._loop.call_soon_threadsafe(_resolve, room)
+            post(self._loop, _resolve, room)
 
     def _flush(self) -> None:
         if self._batch:

@@ -82,7 +82,7 @@ class Running:
                 "app.run() was called in a container, while it imported the module",
                 hint='put it below `if __name__ == "__main__":`',
             )
-        if self._session is not None or app.is_running:
+        if self._session is not None or app._is_running:
             raise InvalidError(f"{app!r} runs already")
         session = self._session = sessions.current()
         creating = asyncio.create_task(self._create(session))
@@ -94,7 +94,7 @@ class Running:
             creating.cancel()
             await self._stop()
             raise
-        app.bind(self._app_id, _targets(session, self._app_id, published.function_ids, app), is_running=True)
+        app._bind(self._app_id, _targets(session, self._app_id, published.function_ids, app), is_running=True)
         output.current().published(self._app_id, published.function_ids)
 
     async def _create(self, session: Session) -> None:
@@ -102,7 +102,7 @@ class Running:
         request = AppCreate(
             name=app.name or "",
             state=AppState.DETACHED if self._detach else AppState.EPHEMERAL,
-            tags=app.tags,
+            tags=app._tags,
             versions=declare.versions(),
         )
         self._app_id = (await session.request(APP_CREATE, request)).app_id
@@ -111,7 +111,7 @@ class Running:
 
     async def _stop(self) -> None:
         app, session, self._session = self._app, self._session, None
-        app.bind(None, {})
+        app._bind(None, {})
         logs, self._logs = self._logs, None
         if session is None or not self._app_id:
             return
@@ -142,21 +142,19 @@ async def deploy(app: App, name: str | None, tag: str) -> Deployed:
     """
     if not name:
         raise InvalidError("an app needs a name to be deployed", hint='write jitney.App("name"), or app.deploy("name")')
-    if not app.declarations:
+    if not app._declared:
         raise InvalidError(f"app {name!r} has no functions", hint="declare one with @app.function()")
     session = sessions.current()
     specs = await _prepare(session, app)
-    request = AppPublish(deploy_as=name, tag=tag, tags=app.tags, functions=specs, versions=declare.versions())
+    request = AppPublish(deploy_as=name, tag=tag, tags=app._tags, functions=specs, versions=declare.versions())
     answer = await session.request(APP_PUBLISH, request)
-    app.bind(answer.app_id, _targets(session, answer.app_id, answer.function_ids, app))
+    app._bind(answer.app_id, _targets(session, answer.app_id, answer.function_ids, app))
     output.current().published(answer.app_id, answer.function_ids)
     return Deployed(answer.app_id, name, answer.version, answer.changed, answer.function_ids)
 
 
 def _targets(session: Session, app_id: str, function_ids: dict[str, str], app: App) -> dict[str, Target]:
-    return {
-        one.name: Target(session, function_ids[one.name], app_id, one.name, one.methods) for one in app.declarations
-    }
+    return {one.name: Target(session, function_ids[one.name], app_id, one.name, one.methods) for one in app._declared}
 
 
 # ------------------------------------------------------------------------------------------------ preparing
@@ -189,13 +187,13 @@ async def _prepare(session: Session, app: App) -> tuple[Any, ...]:
     parts = _Parts(session)
     default = app.image or Image.debian_slim()
     try:
-        return tuple(await together(*(_spec(parts, app, one, one.image or default) for one in app.declarations)))
+        return tuple(await together(*(_spec(parts, app, one, one.image or default) for one in app._declared)))
     finally:
         await _end([*parts.images.values(), *parts.sources.values()])
 
 
 async def _spec(parts: _Parts, app: App, one: Declaration, image: Image) -> Any:
-    included = app.include_source if one.include_source is None else one.include_source
+    included = app._include_source if one.include_source is None else one.include_source
     built, (manifest, source_id) = await together(_wait(parts.image(image)), _wait(parts.source(one, image, included)))
     if manifest.is_main and manifest.module and "." not in manifest.module:
         # Results that are of classes of this script name the module by which the container imported it.

@@ -41,7 +41,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Port,
         Meta(
             description="Port of the HTTP interface, on the loopback address only. 0 takes any free port. "
-            "Where the port is taken the server runs without HTTP, and says so in `jitney doctor`."
+            "Where it is taken, the default gives way to any free port; one that was asked for is not replaced: the "
+            "server runs without HTTP, and `jitney doctor` says so."
         ),
     ] = 7117
     idle_stop_ms: Annotated[

@@ -28,6 +28,8 @@ RECONNECT_FOR_S = 60.0
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
 WELCOME_WITHIN_S = 5.0
+BURST_NS = 600_000  # a frame that came within this of our asking: the next may do so too
+SPIN_NS = 400_000
 FINISH_WITHIN_S = 2.0
 
 
@@ -69,6 +71,8 @@ class Link:
         self._after_welcome = after_welcome
         self._reconnecting = _thread.allocate_lock()
         self._unsent: list[tuple[bytes, Sequence[int]]] = []
+        self._may_spin = hasattr(os, "sched_yield") and (os.cpu_count() or 1) > 1
+        self._in_a_burst = False
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
         try:
@@ -117,11 +121,29 @@ class Link:
             if connection.early:
                 frames, connection.early = connection.early, []
                 return frames
-            frames = self._read(connection, 0)
+            started_ns = time.perf_counter_ns()
+            frames = self._spin(connection, started_ns) if self._in_a_burst else []
+            if not frames and not connection.ended:
+                frames = self._read(connection, 0)
+            self._in_a_burst = self._may_spin and time.perf_counter_ns() - started_ns < BURST_NS
             if frames:
                 return frames
             if connection.ended:
                 self.reconnect(connection)
+
+    def _spin(self, connection: Connection, started_ns: int) -> list[tuple[int, bytes]]:
+        """Look for frames for SPIN_NS without sleeping; whoever else can run on this processor goes first.
+
+        A caller that waits for one result before it asks for the next is heard again within the time that waking a
+        sleeping processor costs: for such bursts, and only in them, this halves the round trip.
+        """
+        until_ns = started_ns + SPIN_NS
+        while time.perf_counter_ns() < until_ns:
+            try:
+                return self._read(connection, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                os.sched_yield()
+        return []
 
     def drain(self) -> list[tuple[int, bytes]]:
         """The frames that are here; never waits, never connects."""
@@ -209,7 +231,9 @@ class Link:
     def _introduce(self, connection: Connection) -> Connection:
         """HELLO and WELCOME on a new connection."""
         connection.sock.settimeout(WELCOME_WITHIN_S)
-        connection.sock.sendall(protocol.pack_json(protocol.HELLO, self._hello()))
+        with self.lock:  # whoever is sending a result has also struck it off when we say what is unreported
+            hello = self._hello()
+        connection.sock.sendall(protocol.pack_json(protocol.HELLO, hello))
         frames: list[tuple[int, bytes]] = []
         while not frames:
             data = connection.sock.recv(READ_BYTES)

@@ -41,14 +41,16 @@ class LoopExecutor:
         asyncio.set_event_loop(self.loop)
         self.lane = Lane(inbox, invoker, self.limit, self._lane_done)
         self._active = 0
-        self._tasks: dict[asyncio.Task[None], Work] = {}
+        self._tasks: dict[Any, Work] = {}  # by task
+        self._told: set[Work] = set()  # that they are cancelled
         self._hook: asyncio.Task[Any] | None = None
         self._credit_waiters: dict[int, asyncio.Future[None]] = {}
         self._results: list[Result] = []
         self._ended: asyncio.Future[None] = self.loop.create_future()
         self._reading = -1
         inbox.on_cancel = self._cancel
-        self.loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        # Not loop.add_signal_handler: that takes the wake-up descriptor, by which the keeper hears of signals.
+        signal.signal(signal.SIGTERM, self._on_terminate)
         signal.signal(signal.SIGURG, self._on_urgent)
 
     # ------------------------------------------------------------------ life
@@ -171,6 +173,9 @@ class LoopExecutor:
         if frame is not None:
             self.link.send(frame)
 
+    def _on_terminate(self, _number: int, _frame: object) -> None:
+        self.loop.call_soon_threadsafe(self._terminate)
+
     def _on_urgent(self, _number: int, _frame: object) -> None:
         """SIGURG: matters only when user code blocks the loop; a task is running then."""
         task = asyncio.tasks.current_task(self.loop) if self.loop.is_running() else None
@@ -178,8 +183,8 @@ class LoopExecutor:
             return  # the loop reads the link in a moment
         self._take(self.link.drain())
         work = self._tasks.get(task)
-        if work is not None and self.inbox.is_cancelled(work):
-            self.inbox.cancelled.difference_update(work.tokens)
+        if work is not None and self.inbox.is_cancelled(work) and work not in self._told:
+            self._told.add(work)
             raise InputCancellation("the call was cancelled")
 
     def _cancel(self, work: Work) -> None:
@@ -187,8 +192,9 @@ class LoopExecutor:
         for task, running in self._tasks.items():
             if running is work:
                 if task is not current:
+                    self._told.add(work)
                     task.cancel()
-                return
+                return  # the handler that runs now raises into it
         self.lane.interrupt(work)
 
     # ------------------------------------------------------------------ work
@@ -208,17 +214,26 @@ class LoopExecutor:
     async def _work(self, work: Work) -> None:
         started = monotonic_ns()
         try:
-            results = await self._perform(work, started)
-        except BaseException as error:
-            self.invoker.fork_guard()
             try:
-                results = self.invoker.failures(work, _plain(error, work, self), self.is_stopping, started)
-            except Abandoned:
-                results = []
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.pop(task, None)
+                results = await self._perform(work, started)
+            except BaseException as error:
+                results = self._failed(work, error, started)
+            self._tasks.pop(asyncio.current_task(), None)  # from here on nobody interrupts
+        except InputCancellation as late:  # it came while we wrote down how the work ended, and comes but once
+            results = self._failed(work, late, started)
+            self._tasks.pop(asyncio.current_task(), None)
+        self._told.discard(work)
         self._done(work, results)
+
+    def _failed(self, work: Work, error: BaseException, started: int) -> list[Result]:
+        self.invoker.fork_guard()
+        if isinstance(error, asyncio.CancelledError) and (self.is_stopping or self.inbox.is_cancelled(work)):
+            # By the name that everything else here has for it.
+            error = InputCancellation("the call was cancelled").with_traceback(error.__traceback__)
+        try:
+            return self.invoker.failures(work, error, self.is_stopping, started)
+        except Abandoned:
+            return []
 
     async def _perform(self, work: Work, started: int) -> list[Result]:
         state.current.set((work.call, work.index, work.attempt))
@@ -287,10 +302,3 @@ class LoopExecutor:
             pass
         if results:
             self.outbox.put(results, more=False)
-
-
-def _plain(error: BaseException, work: Work, executor: LoopExecutor) -> BaseException:
-    """What asyncio calls cancelled by the name that everything else here has for it, if it was us."""
-    if isinstance(error, asyncio.CancelledError) and (executor.is_stopping or executor.inbox.is_cancelled(work)):
-        return InputCancellation("the call was cancelled").with_traceback(error.__traceback__)
-    return error

@@ -58,7 +58,7 @@ class Container:
         executor = _executor(loaded, self.config)(self.link, self.inbox, self.outbox, invoker, self.config)
         if loaded.enter:
             # Start-up code may take minutes: a server that restarts meanwhile is found again.
-            self.outbox.start(nudge=not loaded.is_async)
+            self.outbox.start()
             executor.run_hooks(loaded, entering=True)
         phases = {"load": _ms(self.started_s, load_s), "enter": _ms(load_s, monotonic())}
         ready = protocol.pack_json(protocol.READY, {"phases_ms": phases})
@@ -67,7 +67,7 @@ class Container:
                 self.link.send_locked(ready)
             self.ready = ready  # after a break it is said again, first of all
         if not loaded.enter:
-            self.outbox.start(nudge=not loaded.is_async)
+            self.outbox.start()
         return executor, loaded
 
     def deliver(self) -> None:

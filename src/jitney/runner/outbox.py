@@ -157,13 +157,12 @@ class Outbox:
 
     # ------------------------------------------------------------------ the keeper
 
-    def start(self, *, nudge: bool) -> None:
-        """Start the keeper; on the main thread. `nudge`: it also sees to it that signals are heard (see Nudges)."""
+    def start(self) -> None:
+        """Start the keeper; on the main thread. It also sees to it that signals are heard (see Nudges)."""
         self._bell, self._ring = map(_out_of_the_way, os.pipe())
         os.set_blocking(self._ring, False)
         self._nudges = Nudges(_thread.get_ident())
-        if nudge:
-            signal.set_wakeup_fd(self._ring, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._ring, warn_on_full_buffer=False)
         self._awake = False
         _thread.start_new_thread(self._keep, ())
 

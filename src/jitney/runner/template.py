@@ -23,10 +23,10 @@ from jitney.runner import process, template_protocol
 from jitney.runner.boot import Control, start
 from jitney.runner.failures import format_traceback
 
-IDLE_MS = 50  # quiet for so long: do something useful
+IDLE_MS = 5  # quiet for so long: do something useful. Steady work leaves no longer pauses
 USEFUL_MODULES = ("traceback",)  # each costs every fork some 0.1 ms: only what most containers need
 COLLAPSE_RSS_BYTES_MIN = 64 * 1024 * 1024
-COLLAPSE_STEP_BYTES = 8 * 1024 * 1024  # some 20 ms, which is how long a request may have to wait for it
+COLLAPSE_STEP_BYTES = 4 * 1024 * 1024  # some 10 ms, which is how long a request may have to wait for it
 HUGE_PAGE_BYTES = 2 * 1024 * 1024
 _MADV_COLLAPSE = 25
 

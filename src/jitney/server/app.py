@@ -64,6 +64,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     http_port: int | None = 0  # None: no HTTP; 0: any free port
+    http_port_may_change: bool = False  # where it is taken: any free port instead of no HTTP
     idle_stop_s: float | None = None  # end after this long without work, clients and deployments; None: never
 
 
@@ -207,7 +208,9 @@ class Server:
         await asyncio.to_thread(importlib.import_module, "aiohttp.web")
         self._http = Http(self.table, self._auth, self._problem, self._options.version)
         try:
-            self.http_address = await self._http.start(self._options.http_port)
+            self.http_address = await self._http.start(
+                self._options.http_port, or_any=self._options.http_port_may_change
+            )
             log.info("HTTP on %s", self.http_address)
         except OSError as error:
             self.http_problem = (

@@ -46,8 +46,8 @@ class Http:
         self._version = version
         self._runner: web.AppRunner | None = None
 
-    async def start(self, port: int) -> str:
-        """Listen on `port` of loopback (0: any that is free); gives the address.
+    async def start(self, port: int, *, or_any: bool = False) -> str:
+        """Listen on `port` of loopback (0: any that is free; `or_any`: where it is taken too); gives the address.
 
         Raises:
             OSError: the port is taken.
@@ -61,8 +61,12 @@ class Http:
         app.router.add_get("/version", self._show_version)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, LOOPBACK, port)
-        await site.start()
+        try:
+            await web.TCPSite(self._runner, LOOPBACK, port).start()
+        except OSError:
+            if not or_any:
+                raise
+            await web.TCPSite(self._runner, LOOPBACK, 0).start()
         bound = self._runner.addresses[0][1]
         return f"http://{LOOPBACK}:{bound}"
 

@@ -294,7 +294,8 @@ class Router:
 
     def _recall(self, container: Container, waiting: list[int], head_ms: int) -> None:
         container.recalled = True
-        container.pool.service_ns = routing.smooth(container.pool.service_ns, head_ms * 1_000_000)
+        if container.pool.service_ns is not None:  # an age is no measurement, but the measured one is out of date
+            container.pool.service_ns = routing.smooth(container.pool.service_ns, head_ms * 1_000_000)
         if waiting and container.link is not None:
             container.link.send(protocol.pack_tokens(protocol.RECALL, waiting))
             self.effects.interrupt(container)

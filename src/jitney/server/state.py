@@ -264,7 +264,7 @@ class Pool:
             draining=draining,
             starting=phases.count(Phase.STARTING) + phases.count(Phase.BOOTING),
             ready=phases.count(Phase.READY),
-            service_ns=self.service_ns,
+            service_ns=self._service_ns(now_ms),
             idle_for_ms=tuple(
                 (container.id, now_ms - container.idle_since_ms)
                 for container in self.containers.values()
@@ -273,6 +273,13 @@ class Pool:
             failed_starts=self.failed_starts,
             last_failure_at_ms=self.last_failure_at_ms,
         )
+
+    def _service_ns(self, now_ms: int) -> float | None:
+        """The measured service time; longer, where half of the busy containers have been at it for longer already."""
+        if self.service_ns is None:
+            return None
+        ages_ms = sorted(now_ms - one.head_since_ms for one in self.containers.values() if one.inflight)
+        return max(self.service_ns, ages_ms[(len(ages_ms) - 1) // 2] * 1e6) if ages_ms else self.service_ns
 
     def input_states(self, call_id: str) -> Iterator[tuple[Input, str]]:
         """Inputs of a call that containers hold, with the container's id."""

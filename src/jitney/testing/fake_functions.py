@@ -37,6 +37,7 @@ class FakeFunction:
         self.plain = plain
         self.spec = spec
         self.overrides = Overrides()
+        self.bound_to = ""  # the function that this is a variant of
         self._lock = threading.Lock()
         self._loaded = plain
 

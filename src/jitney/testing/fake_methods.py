@@ -187,13 +187,13 @@ class Answers:
         given = {name: value for name, value in msgspec.structs.asdict(request.overrides).items() if value is not None}
         overrides = msgspec.structs.replace(base.overrides, **given)
         for one in self._owner.functions.values():
-            if (one.app_id, one.name, one.overrides) == (base.app_id, base.name, overrides):
+            if (one.bound_to, one.overrides) == (base.bound_to or base.function_id, overrides):
                 return _info(one)
         spec = base.spec
         if spec is not None and request.overrides.parameters is not None:
             spec = msgspec.structs.replace(spec, parameters=request.overrides.parameters)
         bound = FakeFunction(self._owner.new_id(ids.FUNCTION), base.app_id, base.name, base.plain, spec)
-        bound.overrides = overrides
+        bound.overrides, bound.bound_to = overrides, base.bound_to or base.function_id
         self._owner.add(bound)
         return _info(bound)
 

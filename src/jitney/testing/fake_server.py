@@ -216,7 +216,7 @@ class FakeServer:
     async def _hang_up(self) -> None:
         for transport in self.transports:
             transport.abort()
-        while self.transports:
+        while self.transports:  # noqa: ASYNC110 (some turns of the loop, each of which ends connections)
             await asyncio.sleep(0)
 
     def stop(self) -> None:
@@ -358,9 +358,9 @@ class FakeServer:
         try:
             for item in self.runner.items(call.function, call.method, body):
                 while not call.credit.acquire(timeout=0.05):
-                    if call.cancelled:
+                    if call.cancelled or self.loop.is_closed():
                         return
-                if call.cancelled:
+                if call.cancelled or self.loop.is_closed():
                     return
                 self._soon(call.send, m.Items(call.call_id, number, [item]))
                 number += 1
