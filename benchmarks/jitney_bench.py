@@ -219,9 +219,7 @@ def down() -> None:
     import subprocess
     import sys
 
-    subprocess.run(
-        [sys.executable, "-m", "jitney", "down"], check=False, stdout=subprocess.DEVNULL, timeout=60
-    )
+    subprocess.run([sys.executable, "-m", "jitney", "down"], check=False, stdout=subprocess.DEVNULL, timeout=60)
 
 
 def first() -> None:

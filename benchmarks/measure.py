@@ -54,9 +54,7 @@ class Bench:
         return sorted(took)
 
     def latency(self, took_ms: list[float], **extra: Any) -> Result:
-        return self.result(
-            statistics.median(took_ms), "ms", p99=percentile(took_ms, 0.99), n=len(took_ms), **extra
-        )
+        return self.result(statistics.median(took_ms), "ms", p99=percentile(took_ms, 0.99), n=len(took_ms), **extra)
 
 
 def percentile(values: list[float], share: float) -> float:

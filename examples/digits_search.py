@@ -132,7 +132,9 @@ def judge(model: ClassifierMixin, picture: Path) -> None:
     _, images, _, digits = split()
     guessed = model.predict(images)
     accuracy = accuracy_score(digits, guessed)
-    print(f"the best model, fetched back: {type(model).__name__}, accuracy {accuracy:.4f} on {len(digits)} unseen images")
+    print(
+        f"the best model, fetched back: {type(model).__name__}, accuracy {accuracy:.4f} on {len(digits)} unseen images"
+    )
     print(confusion_matrix(digits, guessed))
     figure, axes = plt.subplots(figsize=(6, 6), layout="constrained")
     ConfusionMatrixDisplay.from_predictions(digits, guessed, ax=axes, cmap="Blues", colorbar=False)

@@ -1,7 +1,7 @@
 """The smallest app: one function, run in a container, from this process, in a map, and as a stream.
 
-    jitney run examples/hello.py
-    jitney run examples/hello.py --name Ada --count 1000
+jitney run examples/hello.py
+jitney run examples/hello.py --name Ada --count 1000
 """
 
 from __future__ import annotations

@@ -128,8 +128,7 @@ def first() -> None:
 
 
 CASES = {
-    f.__name__: f
-    for f in (warm_call, map_100k, array_64mib, cold_start, scale_100, nothing_to_first, idle_memory)
+    f.__name__: f for f in (warm_call, map_100k, array_64mib, cold_start, scale_100, nothing_to_first, idle_memory)
 }
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jitney.client.calls import FunctionCall as FunctionCall
     from jitney.client.cls import Cls as Cls
     from jitney.client.function import Function as Function
+    from jitney.client.ignore import FilePatternMatcher as FilePatternMatcher
     from jitney.client.image import Image as Image
     from jitney.client.lifecycle import batched as batched
     from jitney.client.lifecycle import concurrent as concurrent
@@ -47,6 +48,7 @@ _WHERE = {
     "App": "jitney.client.app",
     "Cls": "jitney.client.cls",
     "Error": "jitney.errors:JitneyError",
+    "FilePatternMatcher": "jitney.client.ignore",
     "Function": "jitney.client.function",
     "FunctionCall": "jitney.client.calls",
     "Image": "jitney.client.image",
@@ -69,6 +71,7 @@ __all__ = [
     "App",
     "Cls",
     "Error",
+    "FilePatternMatcher",
     "Function",
     "FunctionCall",
     "Image",

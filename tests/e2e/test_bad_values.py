@@ -129,4 +129,3 @@ def test_a_gibibyte_as_argument_works_in_bounded_memory(program, sdk):
     done = sdk.jitney("run", "-q", "gibibyte.py", timeout=150)
     assert done.lines[0] == str(1 << 30)
     assert int(done.lines[1]) < 1_500, "MiB more in the client: one copy, in shared memory"
-

@@ -158,7 +158,9 @@ def test_running_inputs_outlive_their_server_and_do_not_run_twice(crash, tmp_pat
     crash.kill_server()
     assert not any(is_gone(pid) for _, pid in held)
     restart(crash)
-    eventually(lambda: sum(1 for one in crash.containers("hold") if one["pid"] in {pid for _, pid in held}) == len(held))
+    eventually(
+        lambda: sum(1 for one in crash.containers("hold") if one["pid"] in {pid for _, pid in held}) == len(held)
+    )
     (tmp_path / "go").touch()
     assert crash.finish(client).lines == squares(8)
     attempts = Counter(x for x, _ in runs(tmp_path))

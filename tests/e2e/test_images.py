@@ -159,7 +159,8 @@ def test_a_package_that_does_not_exist_fails_with_the_step_and_its_last_lines(pr
 
 
 @pytest.mark.parametrize(
-    "step", ['apt_install("ffmpeg")', 'run_commands("make")', 'from_registry("python:3.12")', 'dockerfile_commands("RUN x")']
+    "step",
+    ['apt_install("ffmpeg")', 'run_commands("make")', 'from_registry("python:3.12")', 'dockerfile_commands("RUN x")'],
 )
 def test_a_step_that_this_runtime_cannot_make_is_refused_in_a_sentence(project, step):
     start = "jitney.Image" if step.startswith("from_") else "jitney.Image.debian_slim()"
@@ -249,4 +250,3 @@ def test_arrays_of_an_image_with_numpy_travel_both_ways(project):
         timeout=120,
     )
     assert done.lines[-1] == "8000000 64000000 True"
-

@@ -107,9 +107,7 @@ def rooms(package):
     def pick(*names: str) -> list[Source]:
         wanted = tuple(f"src/jitney/{name}" for name in names)
         return [
-            s
-            for s in package
-            if s.name.startswith(tuple(w + "/" for w in wanted) + tuple(w + ".py" for w in wanted))
+            s for s in package if s.name.startswith(tuple(w + "/" for w in wanted) + tuple(w + ".py" for w in wanted))
         ]
 
     return pick

@@ -67,8 +67,7 @@ def test_arrows_point_down(tmp_path):
 
 def test_importing_the_sdk_is_light():
     code = (
-        "import sys; before = set(sys.modules); import jitney; "
-        f"print(*sorted({HEAVY!r} & (set(sys.modules) - before)))"
+        f"import sys; before = set(sys.modules); import jitney; print(*sorted({HEAVY!r} & (set(sys.modules) - before)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -26,9 +26,7 @@ def test_the_core_is_told_the_time(rooms):
 def test_the_control_plane_never_unpickles(rooms):
     assert not [
         f"{source.name}:{line}: imports {name}"
-        for source in rooms(
-            "server", "worker", "gateway", "dashboard", "drivers", "ports", "wire", "core", "values"
-        )
+        for source in rooms("server", "worker", "gateway", "dashboard", "drivers", "ports", "wire", "core", "values")
         for name, line in source.imports()
         if name.split(".")[0] in UNPICKLERS
     ]

@@ -304,11 +304,12 @@ class App:
             raise UnsupportedError("the tags of a running app cannot be changed", hint="set them before it runs")
         self._tags = dict(tags)
 
-    def get_tags(self) -> dict[str, str]:
+    @dual
+    async def get_tags(self) -> dict[str, str]:
         """Its tags: at the server if it runs there, else those it will have."""
         if self._app_id is None:
             return dict(self._tags)
-        return sessions.current().ask(APP_GET, AppRef(app=self._app_id)).tags
+        return (await sessions.current().request(APP_GET, AppRef(app=self._app_id))).tags
 
     def _target(self, name: str) -> Target | None:
         """Where a function of the running app is."""

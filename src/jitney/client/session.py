@@ -156,7 +156,7 @@ class Session:
 
     def abandon(self) -> None:
         """In a forked child: drop what belongs to the parent."""
-        link, self._link, self._pool = self._link, None, None
+        link, self._link = self._link, None
         if link is not None:
             link.abandon()
 

@@ -73,6 +73,19 @@ class FairQueue(Generic[T]):
         self._length -= len(items)
         return list(items)
 
+    def remove(self, call_id: str, item: T) -> None:
+        """Take out one item, wherever it is.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        items = self._calls.get(call_id, deque())
+        items.remove(item)
+        self._length -= 1
+        if not items:
+            del self._calls[call_id]
+            self._turns.remove(call_id)
+
     def clear(self) -> list[T]:
         """Take out everything."""
         everything = list(self)

@@ -90,8 +90,8 @@ def reseed() -> None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "little"))
     torch = sys.modules.get("torch")
     if torch is not None:
-        # Not torch.manual_seed: for devices that are not initialised it queues a call with a formatted stack, 9 ms. They
-        # seed themselves from the system when they are initialised, which no fork has done.
+        # Not torch.manual_seed: for devices that are not initialised it queues a call with a formatted stack, 9 ms.
+        # They seed themselves from the system when they are initialised, which no fork has done.
         torch.default_generator.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
 
 

@@ -68,10 +68,15 @@ class Dispatcher:
         self.queued_bytes -= sum(len(item.payload) for item in items)
         return items
 
+    def unqueue_one(self, item: Input) -> None:
+        """Take one input out of its queue, other than to a container."""
+        item.call.pool.queue.remove(item.call.id, item)
+        self.queued_bytes -= len(item.payload)
+
     def dispatch(self, pool: Pool) -> None:
         """Push queued inputs to containers with room; wake the autoscaler if some are left."""
-        if not pool.queue:
-            return
+        if not pool.queue or pool.awaited:
+            return  # what is awaited may hold some of them: they must not run twice
         ready = pool.ready
         if ready:
             if pool.spec.batching:
@@ -84,7 +89,7 @@ class Dispatcher:
     def refill(self, container: Container) -> None:
         """A container has reported results: feed it again."""
         pool = container.pool
-        if pool.spec.batching or pool.spec.single_use:
+        if pool.spec.batching or pool.spec.single_use or pool.awaited:
             self.dispatch(pool)
         elif container.takes_inputs:
             capacity = pool.capacity(len(pool.ready))

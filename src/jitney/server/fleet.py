@@ -27,6 +27,7 @@ log = logging.getLogger("jitney.fleet")
 
 SCALE_INTERVAL_S = 0.002  # a pool is looked at no more often
 LINK_LOST_MS = 20_000  # a container whose link is gone this long, without an exit report, is lost
+AWAITED_MS = 5_000  # one that outlived the last server has this long to say what it holds, before others may get it
 STOP_GRACE_MS = 30_000
 ENDED_KEPT = 1_000  # ended containers kept in memory for lists
 
@@ -187,6 +188,7 @@ class Fleet:
             status, why = Status.INTERNAL_FAILURE, container.stop_reason or "the container was lost"
         else:
             status, why = Status.CRASH, f"the container of {container.pool.spec.name} ended: {exit.describe()}"
+        self.router.settle(container)
         self.router.lost(container, status, why)
         for listener in self.on_ended:
             listener(container)
@@ -227,6 +229,7 @@ class Fleet:
         container.pid = item.pid
         container.link_lost_at_ms = self.now_ms()  # it must say HELLO within LINK_LOST_MS
         container.phase = life.advance(container.phase, Event.SPAWNED)
+        pool.awaited.add(container.id)
         self.add(container, node)
 
     async def wait_node(self, timeout_s: float) -> None:
@@ -255,12 +258,15 @@ class Fleet:
                 self._move(container, Event.START_TIMEOUT)
                 self._start_failure(container, failure(Status.INIT_FAILURE, why), deterministic=False)
                 self._command(container, wm.StopContainer(container_id=container.id, grace_ms=0))
+            if age_ms > AWAITED_MS:
+                self.router.settle(container)
             lost_at_ms = container.link_lost_at_ms
             if container.link is None and lost_at_ms is not None and now_ms - lost_at_ms > LINK_LOST_MS:
                 self._command(container, wm.StopContainer(container_id=container.id, grace_ms=0))
                 self._gone(container, Event.LOST, None)
                 continue
             self.router.check(container, now_ms)
+        self.router.end_unclaimed(now_ms)
         for pool in list(self.router.pools.values()):
             if pool.containers or pool.queue or pool.scaling.min_containers:
                 self.scaler.scale(pool)

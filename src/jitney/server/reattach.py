@@ -10,6 +10,7 @@ from jitney.runner.protocol import Result
 from jitney.server.state import Call, Container
 
 EARLY_RESULTS_MAX = 10_000
+UNCLAIMED_MS = 70_000  # longer than a client tries to come back
 
 Key = tuple[str, int]  # call id, index
 
@@ -20,12 +21,16 @@ class Reattached:
     def __init__(self) -> None:
         self._held: dict[Key, tuple[Container, int]] = {}
         self._early: dict[Key, Result] = {}
+        self._last_ms = 0  # when a container said so last
 
     def __bool__(self) -> bool:
         return bool(self._held or self._early)
 
-    def adopt(self, container: Container, held: list[tuple[int, str, int]], calls: dict[str, Call]) -> None:
+    def adopt(
+        self, container: Container, held: list[tuple[int, str, int]], calls: dict[str, Call], now_ms: int
+    ) -> None:
         """A container that came back holds these: (token, call id, index)."""
+        self._last_ms = now_ms
         for token, call_id, index in held:
             if token in container.inflight:
                 continue
@@ -60,3 +65,10 @@ class Reattached:
         for key in container.foreign.values():
             self._held.pop(key, None)
         container.foreign.clear()
+
+    def give_up(self, now_ms: int) -> list[Container]:
+        """After UNCLAIMED_MS: forget the results that nobody asked for; the containers that still work on such."""
+        if not self or now_ms - self._last_ms < UNCLAIMED_MS:
+            return []
+        self._early.clear()
+        return list({container.id: container for container, _ in self._held.values()}.values())

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from jitney.core import admission, retries, routing
 from jitney.core.admission import Refusal
-from jitney.core.lifecycle.call import Event
+from jitney.core.lifecycle.call import Event, Phase
 from jitney.core.retries import Again
 from jitney.runner import failures, protocol
 from jitney.runner.protocol import Result
@@ -91,11 +91,14 @@ class Router:
         held = self._reattached.holder(key)
         if held is None:
             return False
-        container, token = held
+        self._resume(held[0], held[1], item)
+        return True
+
+    def _resume(self, container: Container, token: int, item: Input) -> None:
+        """The container works on the input already, under a token of an earlier run of the server."""
         container.inflight[token] = item
         item.token, item.attempt, item.leased_at_ms = token, 1, self.effects.now_ms()
         item.move(Event.LEASE)
-        return True
 
     # ------------------------------------------------------------------------------------------- results out
 
@@ -206,7 +209,27 @@ class Router:
 
     def adopt(self, container: Container, held: list[tuple[int, str, int]]) -> None:
         """A container that came back holds these: (token, call id, index)."""
-        self._reattached.adopt(container, held, self.calls)
+        if container.id in container.pool.awaited:
+            for token, call_id, index in held:
+                call = self.calls.get(call_id)
+                item = call.outstanding.get(index) if call is not None else None
+                if item is not None and item.phase is Phase.QUEUED:  # it was asked for again before we heard of this
+                    self._dispatcher.unqueue_one(item)
+                    self._resume(container, token, item)
+        self._reattached.adopt(container, held, self.calls, self.effects.now_ms())
+        self.settle(container)
+
+    def settle(self, container: Container) -> None:
+        """It has said what it holds, or it will not: it is waited for no longer."""
+        pool = container.pool
+        if container.id in pool.awaited:
+            pool.awaited.discard(container.id)
+            self.dispatch(pool)
+
+    def end_unclaimed(self, now_ms: int) -> None:
+        """Regularly: end containers that work, since before a restart, on what nobody has asked for again."""
+        for container in self._reattached.give_up(now_ms):
+            self.effects.kill(container, "nobody came back for what it worked on")
 
     def recalled(self, container: Container, tokens: list[int]) -> None:
         """A runner gives back inputs that it has not started."""

@@ -225,6 +225,7 @@ class Pool:
         self.scaling = spec.scaling  # live: update_autoscaler changes it
         self.queue: FairQueue[Input] = FairQueue()
         self.containers: dict[str, Container] = {}
+        self.awaited: set[str] = set()  # containers that outlived the last server and have not said what they hold
         self.waiting = 0  # inputs that wait for their retry
         self.service_ns: float | None = None
         self.succeeded = 0

@@ -197,9 +197,7 @@ def leave(how, folder):
             os._exit(0)
         os.wait()
     elif how == "program":
-        child = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, env={}
-        )
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, env={})
         pid_file.write_text(str(child.pid))
         child.returncode = 0
     while not (pid_file.exists() and pid_file.read_text()):
