@@ -93,15 +93,12 @@ def test_the_containers_of_a_template_that_is_killed_go_on(crash, tmp_path):
 
 
 def test_the_call_of_a_client_that_is_killed_is_cancelled_soon(crash, tmp_path):
-    client = begin(crash, "hold", 50, tmp_path, 2)
+    client = begin(crash, "hold", 10, tmp_path, 2)
     client.kill()
     killed = time.monotonic()
-    started = {x for x, _ in runs(tmp_path)}
-    eventually(lambda: len(list(tmp_path.glob("cancelled-*"))) >= len(started), 10, "what runs is interrupted")
+    eventually(lambda: [call["state"] for call in crash.calls()] == ["cancelled"], 10)
+    eventually(lambda: len(list(tmp_path.glob("cancelled-*"))) == len(runs(tmp_path)), 5, "what runs is interrupted")
     assert time.monotonic() - killed < 8
-    eventually(lambda: not crash.containers("hold") or all(one["phase"] != "busy" for one in crash.containers("hold")))
-    eventually(lambda: all(call["state"] != "running" for call in crash.calls()))
-    assert len({x for x, _ in runs(tmp_path)}) < 50
 
 
 def test_ctrl_c_ends_a_map_cleanly(crash, tmp_path):
@@ -113,7 +110,7 @@ def test_ctrl_c_ends_a_map_cleanly(crash, tmp_path):
 
         @app.local_entrypoint()
         def main(folder: str):
-            for result in crash.hold.map(range(50), kwargs={"folder": folder}):
+            for result in crash.hold.map(range(10), kwargs={"folder": folder}):
                 print(result)
         """,
     )
@@ -123,11 +120,10 @@ def test_ctrl_c_ends_a_map_cleanly(crash, tmp_path):
     done = crash.finish(client, code=130, timeout=20)
     assert "Traceback" not in done.err
     eventually(lambda: all(is_gone(pid) for _, pid in runs(tmp_path)), 10, "its containers end")
-    assert len(runs(tmp_path)) < 50
 
 
 def test_a_script_that_is_interrupted_leaves_nothing_running(crash, tmp_path):
-    client = begin(crash, "hold", 50, tmp_path, 2)
+    client = begin(crash, "hold", 10, tmp_path, 2)
     client.send_signal(signal.SIGINT)
     done = crash.finish(client, code=None, timeout=20)
     assert "KeyboardInterrupt" in done.err
@@ -140,8 +136,8 @@ def test_many_first_clients_at_once_start_one_server(crash, tmp_path):
         folder.mkdir()
     clients = [crash.start(sys.executable, "crash.py", "counted", 5, folder) for folder in folders]
     assert [crash.finish(client).lines for client in clients] == [squares(5)] * 4
-    servers = [command for _, command in crash.processes() if "jitney.compose.server" in command]
-    assert len(servers) == 1
+    servers = [command for _, command in crash.processes() if "jitney up" in command]
+    assert len(servers) == 1, crash.processes()
 
 
 # ---------------------------------------------------------------------------------------------------- servers

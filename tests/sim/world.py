@@ -16,7 +16,6 @@ from jitney.runner import protocol
 from jitney.server.apps import Apps
 from jitney.server.connected import Connected
 from jitney.server.fleet import Fleet
-from jitney.server.router import Router
 from jitney.server.scaling import Node, RunnerPaths
 from jitney.server.state import Container
 from jitney.values import ids
@@ -133,12 +132,13 @@ class World:
         self.runners: dict[str, Runner] = {}
         self.runs: Counter[tuple[str, int]] = Counter()
         self.fleet = Fleet(
+            tokens=leases.tokens(1),
             paths=PATHS,
             container_token=lambda container_id: container_id,
             entropy=self.rng.randbytes,
             wall_ms=lambda: int(self.loop.time() * 1000),
         )
-        self.router = self.fleet.router = Router(self.fleet, leases.tokens(1))
+        self.router = self.fleet.router
         self.apps = Apps(self.router, self.fleet)
         self.connected = Connected(self.router, self.apps)
         self.info = NodeInfo(node_id="n1", cpu_milli=4_000, memory_mib=4_096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from jitney.cli import terminal
 
@@ -34,7 +35,7 @@ def list_(app_name: str, limit: int, as_json: bool) -> None:
     nothing = methods.CALL_LIST.answer(calls=())
     found = connection.ask(methods.CALL_LIST, request, otherwise=lambda: nothing).calls
     if as_json:
-        terminal.write_json(found)
+        terminal.write_json([{**msgspec.to_builtins(one), "state": one.state} for one in found])
         return
     rows = [
         (c.call_id, f"{c.function_name}{'.' + c.method if c.method else ''}", c.kind, c.state, c.inputs,
@@ -60,10 +61,11 @@ def show(call_id: str, as_json: bool) -> None:
     from jitney.wire.messages.calls import CallRef
 
     found = connection.ask(methods.CALL_SHOW, CallRef(call_id=call_id))
-    if as_json:
-        terminal.write_json(found)
-        return
     record = found.call
+    if as_json:
+        shown = msgspec.to_builtins(found)
+        terminal.write_json({**shown, "call": {**shown["call"], "state": record.state}})
+        return
     name = f"{record.function_name}{'.' + record.method if record.method else ''}"
     ended = terminal.span(record.ended_at_ms - record.created_at_ms) if record.ended_at_ms else "-"
     total = f"{record.inputs:,}{'' if record.inputs_complete else ' so far'}"

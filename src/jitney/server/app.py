@@ -39,7 +39,6 @@ from jitney.server.durable import Durable
 from jitney.server.fleet import Fleet
 from jitney.server.http import Http
 from jitney.server.link import Link
-from jitney.server.router import Router
 from jitney.server.runner_link import RunnerLink
 from jitney.server.scaling import RunnerPaths
 from jitney.server.state import Container
@@ -132,12 +131,13 @@ class Server:
             home=str(self._home.root),
         )
         self.fleet = Fleet(
+            tokens=leases.tokens(boot),
             paths=paths,
             container_token=self._auth.container_token,
             entropy=secrets.token_bytes,
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
-        self.router = self.fleet.router = Router(self.fleet, leases.tokens(boot))
+        self.router = self.fleet.router
         self.apps = Apps(self.router, self.fleet)
         self._connected = Connected(self.router, self.apps)
         self._durable = Durable(self._store, self.router, self.apps, self._spawn)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from jitney.core import autoscale
 from jitney.core.lifecycle import container as life
@@ -19,6 +19,7 @@ from jitney.runner import protocol
 from jitney.server.router import Router, failure
 from jitney.server.scaling import Node, RunnerPaths, Scaler
 from jitney.server.state import Container, Pool
+from jitney.server.watch import Watch
 from jitney.values.calls import Status
 from jitney.values.containers import ContainerRecord, Exit, NodeInfo, Phase
 from jitney.wire.messages import workers as wm
@@ -38,12 +39,14 @@ class Fleet:
     def __init__(
         self,
         *,
+        tokens: Iterator[int],
         paths: RunnerPaths,
         container_token: Callable[[str], str],
         entropy: Callable[[int], bytes],
         wall_ms: Callable[[], int],
     ) -> None:
-        self.router: Router  # its Effects are this object: set right after both are made
+        self.router = Router(self, tokens)
+        self._watch = Watch(self.router)
         self.nodes: dict[str, Node] = {}
         self.containers: dict[str, Container] = {}
         self.ended: deque[ContainerRecord] = deque(maxlen=ENDED_KEPT)
@@ -265,7 +268,7 @@ class Fleet:
                 self._command(container, wm.StopContainer(container_id=container.id, grace_ms=0))
                 self._gone(container, Event.LOST, None)
                 continue
-            self.router.check(container, now_ms)
+            self._watch.look(container, now_ms)
         self.router.end_unclaimed(now_ms)
         for pool in list(self.router.pools.values()):
             if pool.containers or pool.queue or pool.scaling.min_containers:

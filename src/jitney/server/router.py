@@ -25,7 +25,6 @@ from jitney.server.state import Call, Container, Input, Pool
 from jitney.values.calls import STATUS_CODE, CallRecord, Output, Status
 
 RECENT_CALLS_MAX = 1_000  # connected calls that ended, kept for `call list`
-CANCEL_GRACE_MS = 10_000  # code that does not unwind by then loses its container
 
 Ended = dict[Call, list[Output]]
 
@@ -84,9 +83,7 @@ class Router:
         key = (item.call.id, item.index)
         early = self._reattached.early(key)
         if early is not None:
-            ended: Ended = {}
-            self._end(item, Status(early.status), early.payload, ended)
-            self._deliver(ended)
+            self._end_all([item], Status(early.status), early.payload)
             return True
         held = self._reattached.holder(key)
         if held is None:
@@ -187,12 +184,16 @@ class Router:
         if item.index not in item.call.outstanding:
             return  # cancelled meanwhile
         if item.call.pool.stopped:
-            ended: Ended = {}
-            self._end(item, Status.TERMINATED, failure(Status.TERMINATED, "the app was stopped"), ended)
-            self._deliver(ended)
+            self._end_all([item], Status.TERMINATED, failure(Status.TERMINATED, "the app was stopped"))
             return
         self._dispatcher.queue(item)
         self.dispatch(item.call.pool)
+
+    def _end_all(self, items: list[Input], status: Status, body: bytes) -> None:
+        ended: Ended = {}
+        for item in items:
+            self._end(item, status, body, ended)
+        self._deliver(ended)
 
     def _deliver(self, ended: Ended) -> None:
         for call, outputs in ended.items():
@@ -255,12 +256,16 @@ class Router:
         self._deliver(ended)
         self.dispatch(pool)
 
+    def fail_running(self, container: Container, count: int, status: Status, body: bytes) -> None:
+        """The attempts of the oldest `count` inputs of a container have failed; nobody waits for them."""
+        ended: Ended = {}
+        for token in list(container.inflight)[:count]:
+            self._failed(container.inflight.pop(token), status, body, ended)
+        self._deliver(ended)
+
     def fail_queued(self, pool: Pool, status: Status, body: bytes) -> None:
         """No container will ever take what is queued: end it."""
-        ended: Ended = {}
-        for item in self._dispatcher.unqueue(pool.queue.clear()):
-            self._end(item, status, body, ended)
-        self._deliver(ended)
+        self._end_all(self._dispatcher.unqueue(pool.queue.clear()), status, body)
 
     def cancel(self, call: Call, *, terminate_containers: bool = False, why: str = "the call was cancelled") -> None:
         """End a call: what is queued ends now; what runs is interrupted, and its container is free when it unwinds."""
@@ -290,50 +295,12 @@ class Router:
     def _hold_running(self, container: Container, tokens: list[int]) -> None:
         """Of cancelled inputs only those that run hold their place: the runner drops the others without a word."""
         running = set(list(container.inflight)[: container.pool.spec.max_inputs])
-        container.head_since_ms = self.effects.now_ms()  # from here the grace of `check` runs
+        container.head_since_ms = self.effects.now_ms()  # from here its grace runs, see watch
         for token in tokens:
             if token in running:
                 container.inflight[token].leased_at_ms = container.head_since_ms
             else:
                 container.inflight.pop(token)
-
-    # ------------------------------------------------------------------------------------------- watching
-
-    def check(self, container: Container, now_ms: int) -> None:
-        """Regularly: a head past its timeout, or inputs stranded behind a long one."""
-        inflight, pool = container.inflight, container.pool
-        if not inflight:
-            return
-        head = next(iter(inflight.values()))
-        head_ms = now_ms - (head.leased_at_ms if pool.spec.max_inputs > 1 else container.head_since_ms)
-        if head.call.cancelled:
-            if head_ms > CANCEL_GRACE_MS:
-                self.effects.kill(container, "a cancelled input did not end")
-                self.lost(container, Status.INTERNAL_FAILURE, "its container was ended for a cancelled input")
-        elif head_ms > pool.spec.timeout_ms:
-            self._time_out(container)
-        elif head_ms > routing.STRANDED_MS and not container.recalled and not pool.spec.batching:
-            self._recall(container, list(inflight)[pool.spec.max_inputs :], head_ms)
-
-    def _recall(self, container: Container, waiting: list[int], head_ms: int) -> None:
-        container.recalled = True
-        if container.pool.service_ns is not None:  # an age is no measurement, but the measured one is out of date
-            container.pool.service_ns = routing.smooth(container.pool.service_ns, head_ms * 1_000_000)
-        if waiting and container.link is not None:
-            container.link.send(protocol.pack_tokens(protocol.RECALL, waiting))
-            self.effects.interrupt(container)
-
-    def _time_out(self, container: Container) -> None:
-        pool = container.pool
-        ended: Ended = {}
-        count = pool.spec.target_inputs if pool.spec.batching else 1
-        limit_s = pool.spec.timeout_ms / 1000
-        body = failure(Status.TIMEOUT, f"{pool.spec.name} ran longer than its timeout of {limit_s:g} s")
-        for token in list(container.inflight)[:count]:
-            self._failed(container.inflight.pop(token), Status.TIMEOUT, body, ended)
-        self.effects.kill(container, "an input ran past its timeout")
-        self._deliver(ended)
-        self.lost(container, Status.INTERNAL_FAILURE, "the container was ended for another input's timeout")
 
 
 def failure(status: Status, why: str) -> bytes:
