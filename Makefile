@@ -64,8 +64,9 @@ demo: setup ## Find the best digit classifier on this machine, as a first use wo
 	@$(VENV)/bin/jitney run examples/digits_search.py
 
 .PHONY: test
-test: setup ## All tests but the slow ones, with coverage
-	@$(PY) -m pytest tests -m "not slow" -n 2 --dist worksteal --cov --cov-report=term
+test: setup ## All tests but the slow ones, with coverage; whole platforms apart from the rest
+	@$(PY) -m pytest tests -m "not slow and not e2e" -n 2 --dist worksteal --cov --cov-report=
+	$(PY) -m pytest tests -m "e2e and not slow" -n 2 --dist loadfile --cov --cov-append --cov-report=term:skip-covered
 
 .PHONY: test-slow
 test-slow: setup ## The slow tests: whole platforms, chaos, long simulations

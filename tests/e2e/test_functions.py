@@ -172,7 +172,7 @@ def test_many_threads_of_one_client_call_at_once(program):
 
 
 def test_tags_and_state_of_the_app(program):
-    assert program.app.is_running
+    assert program.app.app_id
     assert program.app.get_tags() == {"team": "tests"}
 
 

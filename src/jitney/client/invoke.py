@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator, Callable
 from jitney.client.handle import Target
 from jitney.client.link import Link
 from jitney.client.portal import post
-from jitney.errors import InternalError, JitneyError, from_code
-from jitney.values.calls import GENERATOR_ITEMS_AHEAD, CallKind, Output
+from jitney.errors import ConnectionError, JitneyError, from_code
+from jitney.runner import payload as payloads_of
+from jitney.values.calls import GENERATOR_ITEMS_AHEAD, CallKind, Output, Status
 from jitney.wire.messages.link import CancelCall, Credit, Invoke, Message, OpenCall, Refused
 
 CREDIT_EVERY = GENERATOR_ITEMS_AHEAD // 4
@@ -98,9 +99,24 @@ class _Generator(_One):
         self.changed = asyncio.Event()
         self.output.add_done_callback(lambda _: self.changed.set())
 
+    def on_outputs(self, outputs: list[Output]) -> None:
+        if outputs[0].status == Status.SUCCESS:
+            yielded = payloads_of.decode(outputs[0].payload)  # a number, see runner.invoke.end_of_items
+            if isinstance(yielded, int) and yielded > self.next:
+                self._missing(yielded)
+        super().on_outputs(outputs)
+
+    def _missing(self, end: int) -> None:
+        self.on_lost(
+            ConnectionError(
+                f"items {self.next} to {end - 1} of {self.message.call_id} were lost with the server that had them",
+                hint="a generator is not run again by itself, for its reader would see items twice: call it again",
+            )
+        )
+
     def on_items(self, first: int, payloads: list[bytes]) -> None:
         if first > self.next:
-            self.on_lost(InternalError(f"items {self.next} to {first - 1} of call {self.message.call_id} are missing"))
+            self._missing(first)
             return
         new = payloads[self.next - first :]  # the rest came before a break
         self.items += new

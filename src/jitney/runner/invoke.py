@@ -20,7 +20,11 @@ from jitney.runner.protocol import FAILURE, FRAME_BYTES_MAX, SUCCESS, Result
 from jitney.runner.segments import SegmentPool
 
 RESULT_BYTES_MAX = FRAME_BYTES_MAX - 1024
-END_OF_ITEMS = payload.encode(None, pool=None, blobs=None, inline_max=payload.INLINE_BYTES_MAX)
+
+
+def end_of_items(yielded: int) -> bytes:
+    """The result of a generator: how many items it has yielded, so that its reader knows of lost ones."""
+    return payload.encode(yielded, pool=None, blobs=None, inline_max=payload.INLINE_BYTES_MAX)
 
 
 class BatchError(Exception):
@@ -155,7 +159,7 @@ class Invoker:
                     gate.open(work)
                     value = next(iterator)
                 except StopIteration:
-                    return END_OF_ITEMS
+                    return end_of_items(stream.yielded)
                 finally:
                     gate.close()
                     self.fork_guard()

@@ -16,7 +16,7 @@ from typing import Any
 
 from jitney.runner import protocol, state
 from jitney.runner.inbox import Inbox, Work
-from jitney.runner.invoke import END_OF_ITEMS, Abandoned, Batch, Invoker, note
+from jitney.runner.invoke import Abandoned, Batch, Invoker, end_of_items, note
 from jitney.runner.link import Link, LinkLost, rejection
 from jitney.runner.load import Loaded
 from jitney.runner.outbox import ITEMS_AHEAD, Outbox, Stream
@@ -270,7 +270,7 @@ class LoopExecutor:
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
-        return END_OF_ITEMS
+        return end_of_items(stream.yielded)
 
     async def _wait_for_credit(self, work: Work, stream: Stream) -> None:
         while stream.yielded >= ITEMS_AHEAD + self.inbox.credit.get(work.token, 0):

@@ -73,6 +73,7 @@ class ProcessStage:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self._before = set(procfs.tree(os.getpid()))
         for folder in (home.root, home.containers, home.images, home.sources, home.socket().parent):
             folder.mkdir(parents=True, exist_ok=True)
         self.runtime = ProcessRuntime(home)
@@ -130,8 +131,9 @@ class ProcessStage:
             os.kill(template, signal.SIGKILL)
 
     def left_overs(self) -> list[str]:
-        """Descendants of this process, templates apart, and scratch folders."""
-        pids = [pid for pid in procfs.tree(os.getpid())[1:] if pid not in self.runtime.template_pids()]
+        """Descendants that this process has had since the stage was made, templates apart, and scratch folders."""
+        spared = self.runtime.template_pids() | self._before
+        pids = [pid for pid in procfs.tree(os.getpid())[1:] if pid not in spared]
         folders = [str(path) for path in self.home.containers.glob("ta-*")]
         return [f"process {pid}" for pid in pids] + folders
 
