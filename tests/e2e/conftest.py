@@ -1,4 +1,4 @@
-"""Platforms for tests. Each is asked for its leftovers when its tests are over: no process, no scratch folder, no socket
+"""Platforms for tests. Each is asked for leftovers when its tests are over: no process, no scratch folder, no socket
 and no shared memory may be left of it.
 """
 

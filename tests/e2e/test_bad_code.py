@@ -59,7 +59,7 @@ def test_a_deadly_call_is_durable_too(program, tmp_path):
 
 
 def test_memory_over_the_limit_is_told_as_such(program):
-    with pytest.raises(ContainerCrashError, match="(?i)out of memory"):
+    with pytest.raises(ContainerCrashError, match=r"(?i)out of memory"):
         program.hog.remote()
 
 
@@ -135,7 +135,7 @@ def test_start_up_code_that_raises_fails_the_inputs_with_its_traceback(program):
 
 
 def test_start_up_code_past_its_timeout_fails_the_inputs(program):
-    with pytest.raises(StartupError, match="(?i)timeout|longer|not ready"):
+    with pytest.raises(StartupError, match=r"(?i)timeout|longer|not ready"):
         program.SlowToBegin().run.remote()
 
 

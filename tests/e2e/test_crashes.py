@@ -70,6 +70,26 @@ def test_a_container_that_is_killed_between_inputs_is_replaced(crash, tmp_path):
     assert len(runs(tmp_path)) <= 600 + 3, "only what was running runs again"
 
 
+def test_a_container_that_is_killed_while_idle_is_not_missed(crash, tmp_path):
+    crash.write(
+        "idle.py",
+        """
+        import os
+        import signal
+        import sys
+        import crash
+
+        with crash.app.run():
+            for n in range(10):
+                assert crash.counted.remote(n, sys.argv[1]) == n * n
+                pid = int(open(os.path.join(sys.argv[1], "runs")).read().split()[-1])
+                os.kill(pid, signal.SIGKILL)
+        print("all right")
+        """,
+    )
+    assert crash.python("idle.py", tmp_path).lines == ["all right"]
+
+
 # ---------------------------------------------------------------------------------------------------- templates
 
 
@@ -402,3 +422,24 @@ def test_a_client_whose_server_was_stopped_for_good_says_so(crash, tmp_path):
     done = crash.finish(client, code=None, timeout=100)
     assert done.code not in (0, None)
     assert "jitney" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_what_nobody_comes_back_for_does_not_run_for_ever(crash, tmp_path):
+    crash.write(
+        "caller.py",
+        """
+        import sys
+        import jitney
+        jitney.Function.from_name("crash", "hold").remote(1, sys.argv[1])
+        """,
+    )
+    crash.jitney("deploy", "crash.py")
+    client = crash.start(sys.executable, "caller.py", tmp_path)
+    eventually(lambda: runs(tmp_path))
+    client.kill()
+    crash.kill_server()
+    restart(crash)
+    eventually(lambda: is_gone(runs(tmp_path)[0][1]), 120)
+    assert len(runs(tmp_path)) == 1

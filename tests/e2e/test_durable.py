@@ -1,6 +1,7 @@
 """Calls that outlive their client and their server, and apps that are called by name."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -142,3 +143,56 @@ def test_the_functions_of_an_app_that_runs_no_more_say_so(sdk):
         nothing.remote()
     with pytest.raises(jitney.exception.InvalidError, match="its app does not run"):
         nothing.remote()
+
+
+def test_an_id_that_nobody_gave_is_named(sdk):
+    with pytest.raises(jitney.exception.NotFoundError, match="fc-"):
+        jitney.FunctionCall.from_id("fc-0000000000000000000000").get(timeout=5)
+
+
+def test_a_detached_call_is_finished_without_its_client(lone, tmp_path):
+    lone.bring("crash.py")
+    client = lone.start_jitney("run", "--detach", "crash.py::hold", "--x", "6", "--folder", tmp_path)
+    eventually((tmp_path / "runs").exists)
+    client.kill()
+    client.wait()
+    (tmp_path / "go").touch()
+    call = eventually(lambda: [one for one in lone.calls() if one["state"] == "done"])[0]
+    lone.write("named.py", NAMED)
+    assert lone.python("named.py", call["call_id"]).lines == ["36"]
+    assert len((tmp_path / "runs").read_text().splitlines()) == 1
+
+
+def test_no_call_fails_while_new_versions_are_deployed(lone):
+    lone.write(
+        "caller.py",
+        """
+        import jitney
+
+        version = jitney.Function.from_name("rolling", "version")
+        print("calling", flush=True)
+        seen = []
+        while not seen or seen[-1] < 3:
+            seen += [*version.map(range(20)), version.remote(0)]
+        print(sorted(set(seen)), len(seen) > 20)
+        """,
+    )
+    text = """
+        import jitney
+
+        app = jitney.App("rolling")
+
+        @app.function()
+        def version(x):
+            return {version}
+    """
+    lone.write("rolling.py", text.format(version=1))
+    lone.jitney("deploy", "rolling.py")
+    caller = lone.start(sys.executable, "caller.py")
+    assert caller.stdout.readline() == "calling\n"
+    for number in (2, 3):
+        lone.write("rolling.py", text.format(version=number))
+        assert f"version {number}" in lone.jitney("deploy", "rolling.py").out
+    done = lone.finish(caller)
+    assert done.lines[-1].endswith("True")
+    assert "3" in done.lines[-1]

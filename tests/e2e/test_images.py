@@ -1,6 +1,11 @@
 """Images and source on a real platform: what is in them is there, and what cannot be made says so."""
 
+import os
+import shutil
+
 import pytest
+
+from jitney.drivers.builder.uv.interpreters import is_own_version, search_path
 
 pytestmark = pytest.mark.e2e
 
@@ -250,3 +255,55 @@ def test_arrays_of_an_image_with_numpy_travel_both_ways(project):
         timeout=120,
     )
     assert done.lines[-1] == "8000000 64000000 True"
+
+
+@pytest.fixture(scope="module")
+def other():
+    """A version of Python that this machine has beside ours."""
+    for version in ("3.12", "3.13", "3.11"):
+        if not is_own_version(version) and shutil.which(f"python{version}", path=search_path(os.environ)):
+            return version
+    pytest.skip("this machine has one Python only")
+
+
+def test_a_function_runs_under_another_python(project, other):
+    done = run(
+        project,
+        "elsewhere.py",
+        f"""
+        import sys
+        import jitney
+
+        app = jitney.App("elsewhere", image=jitney.Image.debian_slim(python_version="{other}"))
+
+        @app.function()
+        def version(x):
+            return sys.version_info[:2], x
+
+        @app.local_entrypoint()
+        def main():
+            print(version.remote([1, "two"]))
+        """,
+    )
+    assert f"(({other.replace('.', ', ')}), [1, 'two'])" in done.lines
+    assert f"{other} in the image" in done.err
+
+
+def test_code_that_another_python_cannot_read_is_refused_before_the_first_call(project, other):
+    done = run(
+        project,
+        "unreadable.py",
+        f"""
+        import jitney
+
+        app = jitney.App("unreadable", image=jitney.Image.debian_slim(python_version="{other}"))
+
+        @app.function(serialized=True)
+        def nothing():
+            print("never printed")
+        """,
+        code=4,
+    )
+    assert f"{other} in the image" in done.err
+    assert "Traceback" not in done.err
+    assert "never printed" not in done.out

@@ -137,3 +137,21 @@ def test_logs_are_kept_for_later(loud):
         return loud.jitney("app", "logs", apps[0]["app_id"]).lines
 
     eventually(lambda: logs() == ["line 0", "line 1", "line 2", "no newline at the end"])
+
+
+def test_equal_lines_are_all_shown(loud):
+    loud.write(
+        "equal.py",
+        """
+        import jitney
+
+        app = jitney.App("equal")
+
+        @app.function()
+        def repeat(n: int):
+            for _ in range(n):
+                print("tick")
+        """,
+    )
+    for _ in range(3):
+        assert loud.jitney("run", "equal.py::repeat", "--n", "20000").lines == ["tick"] * 20_000

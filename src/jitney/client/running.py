@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Coroutine
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -21,7 +22,7 @@ from jitney.client.source import Manifest, collect, ship
 from jitney.errors import InvalidError, JitneyError, NotFoundError
 from jitney.runner import state
 from jitney.values.apps import AppState
-from jitney.values.containers import LogLine
+from jitney.values.containers import LogLine, lines_without
 from jitney.values.images import BuiltImage
 from jitney.wire.messages.apps import AppCreate, AppLogs, AppPublish, AppRef, AppStop
 from jitney.wire.messages.images import ImageBuild
@@ -256,19 +257,20 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
 
 async def follow_logs(session: Session, app_id: str) -> None:
     """Show what the containers of an app print, until it has stopped. After a break it goes on where it was."""
-    since_ms, shown_at_last_ms = 0, set[LogLine]()
+    since_ms, shown_at_last_ms = 0, Counter[LogLine]()
     while True:
+        told_again = shown_at_last_ms.copy()
         try:
             link = await session.link_again()
             stream = link.stream(APP_LOGS, AppLogs(app=app_id, follow=True, since_ms=since_ms))
             async for event in stream:
-                lines = [line for line in event.lines if line not in shown_at_last_ms]
+                lines = lines_without(event.lines, told_again)
                 if not lines:
                     continue
                 # On a thread: a terminal or pipe that takes no more stops its writer, and would stop the portal.
                 await asyncio.to_thread(_show, lines)
                 if lines[-1].at_ms > since_ms:
-                    since_ms, shown_at_last_ms = lines[-1].at_ms, set()
+                    since_ms, shown_at_last_ms = lines[-1].at_ms, Counter()
                 shown_at_last_ms.update(line for line in lines if line.at_ms == since_ms)
             return
         except StreamBroken:

@@ -54,6 +54,7 @@ CHECK_S = 0.05
 HTTP_DELAY_S = 0.5  # somebody waits for the first result of a server that starts: not for HTTP
 SWEEP_S = 60.0
 FORGET_MS = 30 * 24 * 3_600_000  # ended calls and containers are listed this long
+VALUES_KEPT_S = 24 * 3_600  # a value in flight that did not fit into shared memory, and that nobody fetched
 SHUTDOWN_WAIT_S = 5.0
 SOCKET_BACKLOG = 512
 
@@ -263,6 +264,7 @@ class Server:
         await self._logs.sweep(apps | set(self.apps.running), before_ms)
         used = {pool.spec.source_id for pool in self.router.pools.values()}
         await self._sources.sweep(used, before_ms)
+        await asyncio.to_thread(_drop_old, self._home.blobs, time.time() - VALUES_KEPT_S)
 
     def _record_ended(self, container: Container) -> None:
         self._spawn(self._store.containers.put([container.record()]))
@@ -323,6 +325,16 @@ class Server:
             http=self.http_address,
             http_problem=self.http_problem,
         )
+
+
+def _drop_old(blobs: Path, before_s: float) -> None:
+    """Remove the files of connected calls (payloads of durable ones are the store's to know)."""
+    for path in blobs.glob("v-*"):
+        try:
+            if path.stat().st_mtime < before_s:
+                path.unlink()
+        except FileNotFoundError:  # fetched at this moment
+            pass
 
 
 def private_folder(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -108,3 +110,14 @@ class LogLine(msgspec.Struct, frozen=True, array_like=True):
     container_id: str
     fd: int
     text: str
+
+
+def lines_without(lines: Sequence[LogLine], known: Counter[LogLine]) -> list[LogLine]:
+    """The lines that are not among the known ones, each of which is met once: equal lines are no repeats."""
+    fresh = []
+    for line in lines:
+        if known[line] > 0:
+            known[line] -= 1
+        else:
+            fresh.append(line)
+    return fresh

@@ -19,7 +19,7 @@ def _write_down(folder, x):
 
 
 @app.function()
-def hold(x, folder):
+def hold(x: int, folder: str):
     """Ends when the file `go` is there."""
     _write_down(folder, x)
     try:

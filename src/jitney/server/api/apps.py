@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -18,7 +19,7 @@ from jitney.server.link import Link
 from jitney.server.router import Router
 from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState, DeploymentRecord, RunSummary
-from jitney.values.containers import LogLine
+from jitney.values.containers import LogLine, lines_without
 from jitney.values.functions import FunctionSpec
 from jitney.wire import methods
 from jitney.wire.messages import apps as am
@@ -195,7 +196,7 @@ class AppsApi:
             seen = await self._past(app_id, request, emit)
             if not request.follow or running is None:
                 return am.Done()
-            live[:] = [line for line in live if line not in seen]
+            live[:] = lines_without(live, seen)
             await self._follow(app_id, live, arrived, emit, peer)
             return am.Done()
         finally:
@@ -203,7 +204,7 @@ class AppsApi:
                 running.readers.discard(read)
                 running.ended.discard(arrived.set)
 
-    async def _past(self, app_id: str, request: am.AppLogs, emit: Emit) -> set[LogLine]:
+    async def _past(self, app_id: str, request: am.AppLogs, emit: Emit) -> Counter[LogLine]:
         """Send what is kept; gives the last page, for what came twice."""
         position = 0
         while True:
@@ -218,16 +219,25 @@ class AppsApi:
             for start in range(0, len(page.lines), LINES_A_FRAME):
                 emit(am.LogLines(lines=tuple(page.lines[start : start + LINES_A_FRAME])))
             if not page.more:
-                return set(page.lines)
+                return Counter(page.lines)
             position = page.position
 
     async def _follow(self, app_id: str, live: list[LogLine], arrived: asyncio.Event, emit: Emit, peer: Peer) -> None:
+        dropped = 0
         while True:
-            if live:
-                if not (isinstance(peer, Link) and peer.is_clogged):
-                    emit(am.LogLines(lines=tuple(live)))
+            is_over = app_id not in self._apps.running and not self._apps.containers_of(app_id)
+            if live and isinstance(peer, Link) and peer.is_clogged and not is_over:
+                dropped += len(live)
+                last = live[-1]
                 live.clear()
-            if app_id not in self._apps.running and not self._apps.containers_of(app_id):
+            elif dropped and (live or is_over):
+                text = f"{dropped:,} lines are missing here: they came faster than they were read"
+                live.insert(0, LogLine(last.at_ms, last.container_id, 0, text))
+                dropped = 0
+            if live:
+                emit(am.LogLines(lines=tuple(live)))
+                live.clear()
+            if is_over:
                 return
             arrived.clear()
             if app_id in self._apps.running:
