@@ -5,11 +5,12 @@ import itertools
 
 import pytest
 
+from jitney.client.feed import INPUTS_AHEAD_MAX
+from jitney.client.mapping import AHEAD_MAX
 from tests.e2e.platforms import eventually
 
 pytestmark = pytest.mark.e2e
 PROGRAM = "surface.py"
-AHEAD = 1_000  # inputs that a map may take before their results are read, as documented
 
 
 def test_results_come_in_the_order_of_the_inputs(program):
@@ -57,7 +58,7 @@ def test_an_endless_iterator_is_read_only_so_far_ahead(program):
     results = program.square.map(numbers())
     assert [next(results) for _ in range(10)] == [n * n for n in range(10)]
     results.close()
-    assert last <= 2 * AHEAD, "what the reader's thread holds counts as read"
+    assert last <= AHEAD_MAX + INPUTS_AHEAD_MAX
     eventually(lambda: program.square.get_current_stats().num_running_inputs == 0, why="what was under way is dropped")
     assert program.square.get_current_stats().backlog == 0
     assert program.square.remote(3) == 9

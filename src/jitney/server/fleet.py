@@ -202,7 +202,11 @@ class Fleet:
     # ------------------------------------------------------------------------------------------- nodes
 
     def attach(self, info: NodeInfo, running: tuple[wm.RunningContainer, ...], node: Node) -> None:
-        """A worker reports for duty. Containers that it has not are gone; ones that we do not know are adopted."""
+        """A worker reports for duty. Containers that it has not are gone.
+
+        One that we do not know is adopted when the worker is new to us: it outlived the server's last run. Otherwise we
+        have given it up while its worker was away, and it is ended, as is one whose end we could not order then.
+        """
         known = self.nodes.get(info.node_id)
         self.nodes[info.node_id] = node
         self._node_attached.set()
@@ -216,9 +220,14 @@ class Fleet:
                     )  # the command was lost with the link
                 else:
                     self._gone(container, Event.LOST, None)
+            elif container.phase in life.FINAL or (container.phase is Phase.DRAINING and container.stop_reason):
+                node.send(wm.StopContainer(container_id=container.id, grace_ms=STOP_GRACE_MS))
         for item in running:
             if item.container_id not in self.containers:
-                self._adopt(item, node)
+                if known is None:
+                    self._adopt(item, node)
+                else:
+                    node.send(wm.StopContainer(container_id=item.container_id, grace_ms=0))
         for pool in self.router.pools.values():
             self.scaler.scale(pool)
 
