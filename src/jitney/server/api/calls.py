@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jitney.errors import JitneyError, NotFoundError
+from jitney.errors import NotFoundError
 from jitney.ports.store import Store
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.apps import Apps
@@ -83,8 +83,6 @@ class CallsApi:
             if recent is None:
                 raise
             return cm.CallShown(call=recent)
-        except JitneyError:
-            raise
         done = dict(await self._store.calls.statuses(request.call_id, limit=SHOWN_INPUTS))
         return cm.CallShown(call=record, inputs=self._live_inputs(call, done, request.call_id))
 
