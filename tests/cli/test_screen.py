@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from jitney.cli import progress
-from jitney.cli.screen import Screen
+from jitney.cli.screen import Containers, Screen
 from jitney.values.apps import RunSummary
 from jitney.values.containers import LogLine
 
@@ -61,9 +61,9 @@ def test_builds_show_step_and_last_line():
 
 def test_containers_are_shown_while_they_start():
     screen = Screen()
-    screen.containers(Counter(starting=1, booting=1, ready=3))
+    screen.see(Containers(Counter(starting=1, booting=1, ready=3)))
     assert screen.lines(0.0, 200) == ["containers: 2 starting, 3 ready"]
-    screen.containers(Counter(ready=5))
+    screen.see(Containers(Counter(ready=5)))
     assert screen.is_empty
 
 

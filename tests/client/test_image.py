@@ -7,7 +7,24 @@ from jitney.client.source import Attachment
 from jitney.core import imageplan
 from jitney.core.imageplan import Host, plan
 from jitney.errors import InvalidError, UnsupportedError
-from jitney.values.images import Env, PipInstall, Workdir
+from jitney.values import ids
+from jitney.values.images import (
+    AptInstall,
+    Cmd,
+    Entrypoint,
+    Env,
+    ImageSpec,
+    Micromamba,
+    MicromambaInstall,
+    Named,
+    OciArchive,
+    PipInstall,
+    Registry,
+    RunCommands,
+    Scratch,
+    Shell,
+    Workdir,
+)
 
 HOST = Host(python_version="3.11.7", platform="linux-x86_64")
 
@@ -76,8 +93,8 @@ def test_what_cannot_be_right_is_refused_where_it_is_written(wrong):
 
 def test_local_files_are_attached_and_not_built(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    image = Image.debian_slim().add_local_file("a.txt", "/root/").add_local_dir("d", "/root/d", copy=True)
-    image = image.add_local_python_source("one", "two").pip_install("six")
+    image = Image.debian_slim().pip_install("six").add_local_file("a.txt", "/root/").add_local_dir("d", "/root/d")
+    image = image.add_local_python_source("one", "two").env({"A": "1"}).workdir("w")
     monkeypatch.chdir("/")
     assert [item[:3] for item in image.attachments] == [
         ("file", str(tmp_path / "a.txt"), "/root/"),
@@ -86,7 +103,16 @@ def test_local_files_are_attached_and_not_built(tmp_path, monkeypatch):
         ("module", "two", ""),
     ]
     assert all(isinstance(item, Attachment) for item in image.attachments)
-    assert image.spec == Image.debian_slim().pip_install("six").spec
+    assert image.spec == Image.debian_slim().pip_install("six").env({"A": "1"}).workdir("w").spec
+
+
+def test_a_build_step_after_attached_files_says_what_to_do(tmp_path):
+    image = Image.debian_slim().add_local_dir(tmp_path, "/root/x")
+    for step in (lambda i: i.pip_install("six"), lambda i: i.run_commands("ls"), lambda i: i.apt_install("git")):
+        with pytest.raises(InvalidError, match="comes after local files") as raised:
+            step(image)
+        assert "copy=True" in raised.value.hint
+    Image.debian_slim().add_local_dir(tmp_path, "/root/x", copy=True).run_commands("ls")
 
 
 def test_pipe_reads_from_left_to_right():
@@ -197,41 +223,140 @@ def test_imports_of_an_image_that_cannot_be_told_are_errors(in_container):
         import no_such_package_anywhere  # noqa: F401
 
 
-# ------------------------------------------------------------------------------------------------ refused
+# ------------------------------------------------------------------------------------------------ bases, root steps
+
+
+def test_steps_of_a_root_file_system():
+    image = (
+        Image.debian_slim("3.12")
+        .apt_install("ffmpeg", ["git"], env={"A": "1"}, gpu="H100")
+        .run_commands("make", ["make install"], secrets=[{"TOKEN": "s3cret"}, {"OTHER": "x"}])
+        .shell(["/bin/bash", "-c"])
+        .entrypoint([])
+        .cmd(["python", "-m", "app"])
+    )
+    assert image.spec.layers == (
+        AptInstall(packages=("ffmpeg", "git"), env={"A": "1"}),
+        RunCommands(commands=("make", "make install"), secrets={"TOKEN": "s3cret", "OTHER": "x"}),
+        Shell(words=("/bin/bash", "-c")),
+        Entrypoint(words=()),
+        Cmd(words=("python", "-m", "app")),
+    )
+    assert plan(image.spec, HOST).needs_root
+    assert "s3cret" not in repr(image) + repr(image.spec) + image.dockerfile()
+
+
+def test_nothing_to_do_is_no_layer():
+    image = Image.debian_slim()
+    assert image.apt_install().run_commands().dockerfile_commands("").spec == image.spec
+    assert Image.micromamba("3.12").micromamba_install().spec.layers == ()
 
 
 @pytest.mark.parametrize(
-    "image",
+    "image,base",
     [
-        Image.debian_slim().apt_install("ffmpeg", ["git"]),
-        Image.debian_slim().run_commands("echo hi"),
-        Image.debian_slim().run_function(len, timeout=3),
-        Image.debian_slim().dockerfile_commands(["RUN true"]),
-        Image.debian_slim().micromamba_install("cudatoolkit", channels=["x"]),
-        Image.debian_slim().pip_install_private_repos("example.org/a/b", git_user="me"),
-        Image.debian_slim().poetry_install_from_file("pyproject.toml"),
-        Image.debian_slim().uv_sync(),
-        Image.debian_slim().cmd(["a"]),
-        Image.debian_slim().entrypoint([]),
-        Image.debian_slim().shell(["/bin/bash"]),
-        Image.from_registry("nvidia/cuda:12", add_python="3.12"),
-        Image.from_dockerfile("Dockerfile"),
-        Image.from_aws_ecr("x"),
-        Image.from_gcp_artifact_registry("x"),
-        Image.from_scratch(),
-        Image.from_id("im-1"),
-        Image.from_name("x:y"),
-        Image.micromamba("3.12"),
+        (Image.from_registry("a:1"), Registry(reference="a:1")),
+        (Image.from_registry("a", add_python="3.12"), Registry(reference="a", add_python="3.12")),
+        (
+            Image.from_registry("a", {"REGISTRY_USERNAME": "u", "REGISTRY_PASSWORD": "p"}),
+            Registry(reference="a", username="u", password="p"),
+        ),
+        (
+            Image.from_aws_ecr("a", {"username": "AWS", "password": "p"}),
+            Registry(reference="a", username="AWS", password="p"),
+        ),
+        (
+            Image.from_gcp_artifact_registry("a", {"SERVICE_ACCOUNT_JSON": "{}"}),
+            Registry(reference="a", username="_json_key", password="{}"),
+        ),
+        (Image.from_oci("/i", "r"), OciArchive(path="/i", reference="r")),
+        (Image.from_scratch(), Scratch()),
+        (Image.micromamba("3.12"), Micromamba()),
+        (Image.from_id(ids.make(ids.IMAGE, bytes(16))), Named(reference=ids.make(ids.IMAGE, bytes(16)))),
+        (Image.from_name("trainer"), Named(reference="trainer:latest")),
     ],
-    ids=lambda image: image.spec.layers[0].method,
 )
-def test_steps_that_need_a_root_file_system_are_refused_when_built(image):
-    method = image.spec.layers[0].method
-    with pytest.raises(UnsupportedError, match=rf"Image\.{method}\(.*Python environments only"):
-        plan(image.pip_install("six").spec, HOST)
+def test_bases(image, base):
+    assert image.spec.base == base
+    assert image.spec.python_version == ("3.12" if isinstance(base, Micromamba) else "")
+    assert image.spec.layers == ()
 
 
-def test_a_refused_step_keeps_what_was_attached():
-    image = Image.debian_slim().add_local_python_source("one").apt_install("x" * 200)
-    assert [item.local for item in image.attachments] == ["one"]
-    assert len(image.spec.layers[0].arguments) == 80
+def test_lines_of_a_dockerfile_before_anything_else():
+    image = Image.from_registry("a", setup_dockerfile_commands=["ENV A=1", "RUN echo $A"])
+    assert image.spec.layers == (Env(variables={"A": "1"}), RunCommands(commands=("echo $A",)))
+
+
+@pytest.mark.parametrize(
+    "wrong,error",
+    [
+        (lambda: Image.from_registry("a", {"username": "u"}), InvalidError),
+        (lambda: Image.from_registry("a", "password"), InvalidError),
+        (lambda: Image.from_aws_ecr("a", {"AWS_ACCESS_KEY_ID": "x"}), UnsupportedError),
+        (lambda: Image.from_id("trainer"), InvalidError),
+        (lambda: Image.from_name("../x"), InvalidError),
+        (lambda: Image.micromamba(3.12), InvalidError),
+        (lambda: Image.from_registry("a", add_python=3.12), InvalidError),
+        (lambda: Image.debian_slim().run_commands(3), InvalidError),
+        (lambda: Image.debian_slim().run_commands("x", secrets=["TOKEN"]), InvalidError),
+        (lambda: Image.debian_slim().run_commands("x", secrets=[{"TOKEN": 1}]), InvalidError),
+        (lambda: Image.debian_slim().cmd("python app.py"), InvalidError),
+        (lambda: Image.debian_slim().shell([]), InvalidError),
+        (lambda: Image.debian_slim().run_function(len), InvalidError),
+        (lambda: Image.debian_slim().run_function(test_bases, timeout=0), InvalidError),
+        (lambda: Image.debian_slim().dockerfile_commands("FROM a"), InvalidError),
+        (lambda: Image.debian_slim().dockerfile_commands("USER me"), UnsupportedError),
+        (lambda: Image.debian_slim().dockerfile_commands("RUM x"), InvalidError),
+        (lambda: Image.from_dockerfile("/no/such/Dockerfile"), InvalidError),
+        (lambda: Image.debian_slim().uv_sync("/no/such/project"), InvalidError),
+        (lambda: Image.debian_slim().pip_install_private_repos("x.example/a/b", git_user="me"), InvalidError),
+        (lambda: Image.debian_slim().pip_install_private_repos("github.com/a/b", git_user="me"), InvalidError),
+        (lambda: Image.debian_slim().object_id, InvalidError),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_remedy(wrong, error):
+    with pytest.raises(error) as raised:
+        wrong()
+    assert type(raised.value) is error
+
+
+def test_tokens_of_private_repositories_go_to_git_alone():
+    def image(token):
+        return Image.debian_slim("3.11").pip_install_private_repos(
+            "github.com/a/b@v1",
+            "gitlab.com/c/d",
+            git_user="me",
+            secrets=[{"GITHUB_TOKEN": token, "GITLAB_TOKEN": "t/2"}],
+        )
+
+    [layer] = image("s3cret").spec.layers
+    assert layer.requirements == ("git+https://github.com/a/b@v1", "git+https://gitlab.com/c/d")
+    assert layer.secrets["GIT_CONFIG_KEY_0"] == "url.https://me:s3cret@github.com/.insteadOf"
+    assert layer.secrets["GIT_CONFIG_VALUE_1"] == "https://gitlab.com/"
+    assert "t%2F2@gitlab.com" in layer.secrets["GIT_CONFIG_KEY_1"]
+    assert plan(image("s3cret").spec, HOST).image_id == plan(image("0ther").spec, HOST).image_id
+    assert "s3cret" not in repr(image("s3cret")) + repr(layer) + image("s3cret").dockerfile()
+
+
+def test_conda_packages(tmp_path):
+    path = tmp_path / "environment.yaml"
+    path.write_text("dependencies: [numpy]\n")
+    image = Image.micromamba("3.12").micromamba_install("cuda", spec_file=path, channels=["nvidia"])
+    assert image.spec.layers == (
+        MicromambaInstall(packages=("cuda",), channels=("nvidia",), spec_file="dependencies: [numpy]\n"),
+    )
+
+
+def test_in_a_container_nothing_that_is_built_from_is_read(in_container):
+    in_container("another")
+    image = Image.from_dockerfile("gone").poetry_install_from_file("gone.toml").uv_sync("gone")
+    image = image.pip_install_private_repos("github.com/a/b", git_user="me").micromamba_install(spec_file="gone.yaml")
+    image = image.add_local_dir("gone", "/x", copy=True).run_function(test_bases)
+    assert not image._is_whole
+    assert Image.from_registry("a", {"username": "", "password": ""}).spec == Image.from_registry("a").spec
+
+
+def test_the_same_steps_on_any_python_know_their_spec():
+    assert Image.from_registry("a").apt_install("git").spec == ImageSpec(
+        base=Registry(reference="a"), layers=(AptInstall(packages=("git",)),)
+    )

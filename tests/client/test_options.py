@@ -11,6 +11,8 @@ from jitney.errors import InvalidError, UnsupportedError
 from jitney.values.apps import RunSummary
 from jitney.values.containers import LogLine
 from jitney.values.functions import Resources, RetryPolicy
+from jitney.values.isolation import Isolation
+from jitney.values.network import NetworkPolicy
 
 
 def of(**given):
@@ -77,6 +79,20 @@ def test_what_is_not_done_is_refused_by_name_and_passes_when_empty(name):
         ({"name": ""}, "a text that is not empty"),
         ({"image": "debian"}, r"must be a jitney\.Image"),
         ({"retries": "2"}, "retries must be a whole number"),
+        ({"cpu": -1}, "above zero"),
+        ({"cpu": float("nan")}, "a number of cores that a machine can have"),
+        ({"memory": 1e12}, "a number of MiB that a machine can have"),
+        ({"memory": (512, 256)}, "memory limit is below"),
+        ({"ephemeral_disk": 0}, r"ephemeral_disk \(MiB\) must be from 1 to"),
+        ({"ephemeral_disk": -5}, r"ephemeral_disk \(MiB\) must be from 1 to"),
+        ({"ephemeral_disk": 4 * 1024 * 1024}, r"ephemeral_disk \(MiB\) must be from 1 to"),
+        ({"ephemeral_disk": "1G"}, r"ephemeral_disk \(MiB\) must be a whole number"),
+        ({"isolation": "vm"}, "isolation='vm' is no tier of isolation: there is 'process', 'oci', 'namespaces'"),
+        ({"block_network": True, "outbound_cidr_allowlist": []}, "exclude each other"),
+        ({"outbound_cidr_allowlist": ["10.0.0.0/33"]}, "outbound_cidr_allowlist"),
+        ({"outbound_cidr_allowlist": "10.0.0.0/8"}, "is a list of texts"),
+        ({"outbound_domain_allowlist": ["https://pypi.org"]}, "is not a domain"),
+        ({"outbound_domain_allowlist": [5]}, "is a list of texts"),
     ],
 )
 def test_wrong_options_say_what_is_right(given, words):
@@ -100,6 +116,71 @@ def test_overrides_change_what_is_given_only():
         overrides({"image": None, "timeout": 5} | {"image": 1})
     with pytest.raises(UnsupportedError, match=r"\.with_options\(gpu="):
         overrides({"gpu": "H100"})
+
+
+def test_walls_are_part_of_the_declaration():
+    found = of(isolation="namespaces", outbound_domain_allowlist=["pypi.org"], ephemeral_disk=2048, memory=(256, 512))
+    assert found.isolation is Isolation.NAMESPACES
+    assert found.network == NetworkPolicy(domains=("pypi.org",))
+    assert found.resources == Resources(memory_mib=256, memory_limit_mib=512, ephemeral_disk_mib=2048)
+    assert of(block_network=True).network == NetworkPolicy(blocked=True)
+    assert (of().isolation, of().network.is_open, of().resources.ephemeral_disk_mib) == (None, True, None)
+    assert overrides({"cpu": 2}, found.resources).resources.ephemeral_disk_mib == 2048
+    for name in ("ephemeral_disk", "block_network", "isolation", "enable_memory_snapshot"):
+        with pytest.raises(InvalidError, match=f"no option '{name}': it is part of the declaration"):
+            overrides({name: 1})
+
+
+def test_an_app_may_name_the_isolation_of_its_functions():
+    app = jitney.App(isolation="namespaces")
+
+    @app.function(serialized=True)
+    def default():
+        pass
+
+    @app.function(serialized=True, isolation="gvisor")
+    def own():
+        pass
+
+    @app.cls(serialized=True)
+    class Model:
+        @jitney.method()
+        def run(self):
+            pass
+
+    tiers = {one.name: one.options.isolation for one in app._declared}
+    assert tiers == {"default": Isolation.NAMESPACES, "own": Isolation.GVISOR, "Model": Isolation.NAMESPACES}
+    with pytest.raises(InvalidError, match="no tier of isolation"):
+        jitney.App(isolation="none")
+
+
+def test_a_snapshot_is_taken_where_it_is_asked_for_and_there_is_something_to_run():
+    class Snapped:
+        @jitney.enter(snap=True)
+        def load(self):
+            pass
+
+        @jitney.method()
+        def run(self):
+            pass
+
+    class Plain:
+        @jitney.enter()
+        def load(self):
+            pass
+
+        @jitney.method()
+        def run(self):
+            pass
+
+    app = jitney.App()
+    app.cls(enable_memory_snapshot=True, serialized=True)(Snapped)
+    app.cls(enable_memory_snapshot=True, serialized=True)(Plain)
+    app.function(enable_memory_snapshot=True, serialized=True, name="f")(lambda: None)
+    assert {one.name: one.has_snapshot for one in app._declared} == {"Snapped": True, "Plain": False, "f": False}
+    app = jitney.App()
+    app.cls(serialized=True)(Snapped)
+    assert not app._declared[0].has_snapshot
 
 
 def test_help_shows_all_options_with_their_defaults():

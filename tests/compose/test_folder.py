@@ -144,6 +144,6 @@ def test_clear_leaves_nothing_outside_of_the_folder(tmp_path):
     (home.segments / "used").mkdir()
     folder.clear(home)
     assert not home.segments.exists()
-    assert not home.socket().parent.exists()
+    assert not home.sockets.parent.exists()
     assert home.root.exists()
     folder.clear(home)

@@ -7,7 +7,8 @@ import stat
 import pytest
 
 from jitney.drivers.builder.fake import FakeBuilder
-from jitney.drivers.builder.uv import UvBuilder
+from jitney.drivers.box.host import HostBox
+from jitney.drivers.builder.local import LocalBuilder
 from jitney.testing.conformance.builder import BuilderContract
 from jitney.testing.wheels import make_wheel
 from jitney.values.images import ImageSpec, PipInstall
@@ -43,7 +44,7 @@ class FakeStage:
         self.gate.set()
 
 
-class UvStage:
+class LocalStage:
     """Real uv where it works; a script in its place where it must fail or wait."""
 
     def __init__(self, folder):
@@ -60,10 +61,10 @@ class UvStage:
         path = self.folder / "uv"
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        return UvBuilder(self.folder / "images", uv=str(path), pip_config={})
+        return LocalBuilder(self.folder / "images", HostBox(), uv=str(path), pip_config={})
 
     def working(self):
-        return UvBuilder(self.folder / "images", pip_config={}), self._spec("tinypackage")
+        return LocalBuilder(self.folder / "images", HostBox(), pip_config={}), self._spec("tinypackage")
 
     def failing(self):
         return self._script("echo resolving; echo no such package >&2; exit 2"), self._spec("tinypackage")
@@ -82,7 +83,7 @@ class TestFake(BuilderContract):
         return FakeStage()
 
 
-class TestUv(BuilderContract):
+class TestLocal(BuilderContract):
     @pytest.fixture
     def stage(self, tmp_path):
-        return UvStage(tmp_path)
+        return LocalStage(tmp_path)

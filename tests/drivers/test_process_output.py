@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jitney.drivers.runtime.process.output import (
+from jitney.drivers.runtime.forking.output import (
     BURST_BYTES,
     CONTINUATION,
     LINE_BYTES_MAX,

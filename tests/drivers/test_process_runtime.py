@@ -12,13 +12,17 @@ import sys
 import msgspec
 import pytest
 
-from jitney.drivers.runtime.process import ProcessRuntime, procfs
-from jitney.drivers.runtime.process.leftovers import is_alive
-from jitney.drivers.runtime.process.output import BURST_BYTES, CONTINUATION, RATE_BYTES_PER_S
+from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.forking.leftovers import is_alive
+from jitney.drivers.runtime.forking.output import BURST_BYTES, CONTINUATION, RATE_BYTES_PER_S
+from jitney.drivers.runtime.process import ProcessRuntime
 from jitney.ports.runtime import StartFailed, TemplateFailed
 from jitney.runner.failures import decode_failure
 from jitney.testing.conformance.runtime import Actor
 from jitney.testing.processes import PLAIN, ProcessStage, open_stage
+from jitney.values.containers import Snapshot
+from jitney.values.isolation import Isolation
+from jitney.values.network import NetworkPolicy
 from jitney.wire.home import Home
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
@@ -418,3 +422,68 @@ def test_what_a_killed_worker_left_is_ended_by_the_next_one(tmp_path, also_templ
     assert asyncio.run(asyncio.wait_for(ProcessRuntime(home).reap(), 20)) >= 2
     assert [pid for pid in pids if is_alive(pid)] == []
     assert list(home.containers.glob("ta-*")) == []
+
+
+SNAPPED = """
+class Model:
+    def load(self):
+        LEAVE
+        print("snapshot of", os.getpid(), flush=True)
+    load.__jitney_enter__ = load.__jitney_snap__ = True
+
+    def run(self): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "leaves", ["", "threading.Thread(target=time.sleep, args=(600,), name='beat', daemon=True).start()"]
+)
+def test_a_snapshot_that_cannot_be_shared_is_not_and_the_log_says_why(play, leaves):
+    async def act(actor):
+        spec = actor.stage.source(PLAIN + SNAPPED.replace("LEAVE", leaves or "pass"), "snapped")
+        spec = msgspec.structs.replace(spec, snapshot=Snapshot(qualname="Model"))
+        launch = actor.stage.launch_code("print(os.getppid(), threading.active_count(), flush=True); os._exit(0)", spec)
+        await actor.open(launch)
+        facts = actor.runtime.template_facts(spec)
+        assert facts.kib > 0
+        assert facts.snapshot_ms > 0
+        handle = await actor.run(launch)
+        await actor.runtime.wait(handle)
+        [printed] = [text for text in actor.log.texts(handle.container_id, 1) if "snapshot" in text]
+        [ran] = [text for text in actor.log.texts(handle.container_id, 1) if "snapshot" not in text]
+        template = str(actor.runtime.template_pid(spec))
+        assert ran == f"{template} 1"  # a fork in both cases
+        notes = actor.log.texts(handle.container_id, 0)
+        if leaves:
+            assert printed != f"snapshot of {template}"
+            assert notes == [handle.note] == [facts.note]
+            assert "the thread 'beat'" in facts.note
+        else:
+            assert printed == f"snapshot of {template}"
+            assert notes == []
+            assert facts.note == handle.note == ""
+
+    play(act)
+
+
+@pytest.mark.parametrize(
+    "wall, words",
+    [
+        ({"isolation": Isolation.NAMESPACES}, "isolation='namespaces' is asked for"),
+        ({"network": NetworkPolicy(blocked=True)}, "its network is to be restricted"),
+        ({"network": NetworkPolicy(domains=("pypi.org",))}, "its network is to be restricted"),
+    ],
+)
+def test_what_takes_a_wall_is_refused_before_anything_of_it_is_imported(play, tmp_path, wall, words):
+    async def act(actor):
+        spec = actor.stage.source(f"open({str(tmp_path / 'imported')!r}, 'w')\n" + PLAIN, "walled")
+        launch = actor.stage.launch_code("os._exit(0)", spec)
+        with pytest.raises(TemplateFailed) as caught:
+            await actor.open(msgspec.structs.replace(launch, template=msgspec.structs.replace(spec, **wall)))
+        assert words in decode_failure(caught.value.payload, rebuild=False).message
+        assert not (tmp_path / "imported").exists()
+        await actor.open(launch)  # of one that asks for none: the start itself is refused too
+        with pytest.raises(StartFailed, match=words):
+            await actor.run(msgspec.structs.replace(launch, **wall))
+
+    play(act)

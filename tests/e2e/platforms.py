@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from jitney.compose import folder
-from jitney.drivers.runtime.process import procfs
+from jitney.drivers.runtime.forking import procfs
 from jitney.runner.template_protocol import GRACE_S
 from jitney.wire.home import Home
 

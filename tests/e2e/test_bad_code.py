@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.drivers.runtime.process import procfs
+from jitney.drivers.runtime.forking import procfs
 from jitney.errors import ContainerCrashError, FunctionTimeoutError, StartupError
 from jitney.values.calls import CRASHES_MAX
 from tests.e2e.platforms import eventually

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from jitney.drivers.runtime.process import procfs
+from jitney.drivers.runtime.forking import procfs
 from tests.e2e.platforms import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos]

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from jitney.drivers.builder.uv.interpreters import is_own_version, search_path
+from jitney.drivers.builder.local.interpreters import is_own_version, search_path
 
 pytestmark = pytest.mark.e2e
 

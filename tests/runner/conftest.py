@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import textwrap
 
 import pytest
@@ -21,18 +22,14 @@ def segments(tmp_path):
     root = f"/dev/shm/jitney-test-{os.getpid()}-{next(_numbers)}" if os.path.isdir("/dev/shm") else str(tmp_path / "s")
     prepare(root)
     yield root
-    for where in ("free", "used"):
-        for name in os.listdir(f"{root}/{where}"):
-            os.unlink(f"{root}/{where}/{name}")
-        os.rmdir(f"{root}/{where}")
-    os.rmdir(root)
+    shutil.rmtree(root)
 
 
 @pytest.fixture
 def server(tmp_path, segments):
     """A fake server with shared memory and a folder of blobs."""
     (tmp_path / "blobs").mkdir()
-    pool = SegmentPool(segments)
+    pool = SegmentPool(segments, "so-1")
     with FakeServer(str(tmp_path / "r.sock"), pool=pool, blobs=str(tmp_path / "blobs")) as fake:
         yield fake
     pool.close()

@@ -76,6 +76,7 @@ class FakeWorker:
         kind: str = "template",
         folder: str,
         by_path: bool = False,
+        snapshot: dict[str, Any] | None = None,
     ) -> None:
         self.server = server
         self.folder = folder
@@ -100,10 +101,8 @@ class FakeWorker:
         self._threads: list[threading.Thread] = []
         self._spawn(self._read_output, read_end, None, 0)
         self._spawn(self._listen)
-        tp.send_frame(
-            self.control,
-            tp.pack({"kind": tp.LOAD, "source": source, "module": module, "main_module": main_module, "sys_path": []}),
-        )
+        load = {"source": source, "module": module, "main_module": main_module, "sys_path": [], "snapshot": snapshot}
+        tp.send_frame(self.control, tp.pack({"kind": tp.LOAD, **load}))
 
     def loaded(self) -> dict[str, Any]:
         """Wait for LOADED or LOAD_FAILED."""
@@ -229,7 +228,8 @@ def launch_config(server: FakeServer, name: str, **changes: Any) -> dict[str, An
         "concurrent": False,
         "batched": False,
         "single_use": False,
-        "segments": server.pool.folder if server.pool else "",
+        "segments": os.path.dirname(server.pool.folder) if server.pool else "",
+        "scope": "so-1",
         "blobs": server.blobs or "",
         "link_socket": "",
         "home": "",

@@ -102,7 +102,7 @@ def test_an_array_that_may_not_be_written_stays_so():
 def test_large_values_go_to_a_segment_then_to_a_file_then_stay(tmp_path, segments):
     numpy = pytest.importorskip("numpy")
     value = numpy.arange(100_000)
-    pool = SegmentPool(segments)
+    pool = SegmentPool(segments, "so-1")
     by_segment = encode(value, pool=pool, blobs=str(tmp_path))
     assert by_segment[:1] == b"S"
     assert len(by_segment) < 64
@@ -111,7 +111,7 @@ def test_large_values_go_to_a_segment_then_to_a_file_then_stay(tmp_path, segment
     back[0] = 9  # private to this reader
     assert payload.decode(by_segment, pool=pool)[0] == 0
 
-    full = SegmentPool(segments, budget_bytes=0)
+    full = SegmentPool(segments, "so-1", budget_bytes=0)
     by_file = encode(value, pool=full, blobs=str(tmp_path))
     assert by_file[:1] == b"F"
     assert (payload.decode(by_file, blobs=str(tmp_path)) == value).all()
@@ -129,7 +129,7 @@ def test_durable_values_go_to_the_file_of_that_name(tmp_path):
 
 
 def test_references_that_lead_nowhere(tmp_path, segments):
-    pool = SegmentPool(segments)
+    pool = SegmentPool(segments, "so-1")
     data = encode(bytes(300_000), pool=pool)
     assert payload.decode(data, pool=pool) == bytes(300_000)
     pool.release(payload.referenced(data))
@@ -145,7 +145,7 @@ def test_references_that_lead_nowhere(tmp_path, segments):
 )
 @pytest.mark.parametrize("kind", [b"S", b"F"])
 def test_hostile_names_are_refused(tmp_path, segments, kind, name):
-    pool = SegmentPool(segments)
+    pool = SegmentPool(segments, "so-1")
     data = kind + (10).to_bytes(8, "little") + name
     with pytest.raises(payload.UnreadableError):
         payload.decode(data, pool=pool, blobs=str(tmp_path))

@@ -11,10 +11,11 @@ import time
 import pytest
 
 from jitney.runner import segments as module
-from jitney.runner.segments import SegmentGone, SegmentPool
+from jitney.runner.segments import SegmentGone, SegmentPool, SegmentPools
 from tests.runner.fake_worker import PACKAGE_ROOT
 
 SIZE = 300_000
+SCOPE = "so-1"
 
 
 def store(pool, byte, size=SIZE):
@@ -22,12 +23,13 @@ def store(pool, byte, size=SIZE):
 
 
 def files(folder, where):
-    return sorted(os.listdir(f"{folder}/{where}"))
+    prefix = f"{SCOPE}/" if where == "used" else ""
+    return sorted(prefix + name for name in os.listdir(f"{folder}/{SCOPE}/{where}"))
 
 
 @pytest.fixture
 def pool(segments):
-    made = SegmentPool(segments)
+    made = SegmentPool(segments, SCOPE)
     yield made
     made.close()
 
@@ -71,7 +73,7 @@ def test_numpy_arrays_keep_it_as_long_as_they_live(pool):
 
 def test_another_process_takes_over_what_is_free(pool, segments):
     pool.release(store(pool, 1))
-    other = SegmentPool(segments)
+    other = SegmentPool(segments, SCOPE)
     name = store(other, 2)
     assert files(segments, "free") == []
     assert bytes(pool.attach(name, SIZE)) == b"\2" * SIZE
@@ -98,7 +100,7 @@ def test_sizes_have_classes_and_grow_within_them(pool):
     larger = store(pool, 2, 260_000)
     assert larger.split(".")[0] == small.split(".")[0]
     assert bytes(pool.attach(larger, 260_000)) == b"\2" * 260_000
-    assert store(pool, 3, 600_000).startswith("20-")
+    assert store(pool, 3, 600_000).startswith(f"{SCOPE}/20-")
     with pytest.raises(SegmentGone):
         pool.attach(larger, 1 << 40)
     with pytest.raises(SegmentGone):
@@ -106,7 +108,7 @@ def test_sizes_have_classes_and_grow_within_them(pool):
 
 
 def test_no_room_gives_none_and_free_segments_are_given_back_first(segments):
-    pool = SegmentPool(segments, budget_bytes=1_000_000)
+    pool = SegmentPool(segments, SCOPE, budget_bytes=1_000_000)
     first = store(pool, 1, 600_000)
     assert store(pool, 2, 600_000) is None
     pool.release(first)
@@ -116,13 +118,13 @@ def test_no_room_gives_none_and_free_segments_are_given_back_first(segments):
 
 
 def test_a_missing_folder_gives_none(tmp_path):
-    assert store(SegmentPool(str(tmp_path / "nowhere")), 1) is None
+    assert store(SegmentPool(str(tmp_path / "nowhere"), SCOPE), 1) is None
 
 
 def test_sweeping_takes_back_what_nobody_holds(segments):
-    keeper = SegmentPool(segments, keep_locked=True)
+    keeper = SegmentPool(segments, SCOPE, keep_locked=True)
     kept = store(keeper, 1)
-    writer = SegmentPool(segments)
+    writer = SegmentPool(segments, SCOPE)
     lost, read, idle = store(writer, 2), store(writer, 3), store(writer, 4, 600_000)
     view = writer.attach(read, SIZE)
     writer.release(idle)
@@ -153,17 +155,42 @@ def test_a_pool_survives_a_fork(pool):
 
 
 def test_names_are_checked():
-    assert module.is_name("18-0123456789ab.01234567")
-    for name in ("", "..", "18-0123456789ab.01234567/..", "18-0123456789AB.01234567", "a" * 24, "18-0123456789ab"):
+    good = "18-0123456789ab.01234567"
+    assert module.is_name(f"so-1/{good}")
+    bad = ("", "..", good, f"so-1/{good}/..", f"../{good}", f"a/b/{good}", f"/{good}", f"so_1/{good}", "so-1/18-0123456789ab")
+    for name in (*bad, "so-1/18-0123456789AB.01234567", "a" * 24):
         assert not module.is_name(name)
+
+
+def test_a_pool_sees_its_own_scope_only(segments, pool):
+    name = store(pool, 1)
+    other = SegmentPool(segments, "so-2")
+    with pytest.raises(SegmentGone):
+        other.attach(name, SIZE)
+    other.release(name)
+    assert bytes(pool.attach(name, SIZE)) == b"\1" * SIZE
+    pools = SegmentPools(segments)
+    theirs = store(other, 2)
+    assert bytes(pools.attach(theirs, SIZE)) == b"\2" * SIZE
+    pools.release(name)
+    again = store(pools.of("so-2"), 3)
+    assert again.startswith("so-2/"), "never into what belongs to another scope"
+    pools.close()
+    other.close()
+
+
+def test_a_scope_cannot_lead_elsewhere(segments):
+    for scope in ("", "..", "a/b", "x" * 41):
+        with pytest.raises(ValueError, match="cannot name"):
+            SegmentPool(segments, scope)
 
 
 STRESS = """
 import os, random, sys
-from jitney.runner.segments import SegmentGone, SegmentPool
+from jitney.runner.segments import SegmentGone, SegmentPool, SegmentPools
 
 folder, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-pool, dice, held = SegmentPool(folder), random.Random(seed), []
+pool, dice, held = SegmentPool(folder, "so-1"), random.Random(seed), []
 for number in range(rounds):
     # Write something of our own, and look at it after others had the chance to write into it.
     size = dice.choice([100, 50_000, 270_000])
@@ -179,8 +206,9 @@ for number in range(rounds):
         assert view == data, "overwritten while it was read"
         del view
     # Names of others: they are whole, or gone.
-    names = os.listdir(folder + "/used")
+    names = os.listdir(folder + "/so-1/used")
     for other in names[:1]:
+        other = "so-1/" + other
         try:
             view = pool.attach(other, 100)
         except SegmentGone:
@@ -211,7 +239,7 @@ def test_many_processes_never_disturb_each_other(segments):
 def test_what_a_killed_process_held_is_free_again(segments, pool):
     code = (
         "import sys\nfrom jitney.runner.segments import SegmentPool\n"
-        "pool = SegmentPool(sys.argv[1], keep_locked=True)\n"
+        "pool = SegmentPool(sys.argv[1], 'so-1', keep_locked=True)\n"
         "name = pool.store([b'1' * 300000], 300000)\n"
         "view = pool.attach(name, 300000)\n"
         "print(name, flush=True)\n"
@@ -242,7 +270,7 @@ def test_a_writer_that_dies_half_way_leaves_nothing_that_looks_like_a_value(segm
 
 def test_a_reader_waits_for_a_lock_that_is_about_to_go(pool, segments):
     name = store(pool, 1)
-    fd = os.open(f"{segments}/used/{name}", os.O_RDWR)
+    fd = os.open(f"{segments}/{SCOPE}/used/{name.partition('/')[2]}", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     dice = random.Random(1)
     import threading

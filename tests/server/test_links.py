@@ -14,6 +14,7 @@ from jitney.server.api.table import SCOPES
 from jitney.values import ids
 from jitney.values.calls import CallKind
 from jitney.wire.frames import LENGTH, frame
+from jitney.wire.home import Home
 from jitney.wire.messages import link as m
 from jitney.wire.messages.apps import AppCreate
 from jitney.wire.messages.server import Empty
@@ -133,7 +134,7 @@ def test_random_bytes_never_hurt_the_server(folder, pieces):
                 await bad.hello()
                 bad.writer.write(start + b"".join(pieces))
                 bad.writer.write_eof()
-            runner = await asyncio.open_unix_connection(str(folder / "runner.sock"))
+            runner = await asyncio.open_unix_connection(str(Home(folder).socket("runner.sock")))
             runner[1].write(b"".join(pieces))
             runner[1].write_eof()
             good = await connect()
@@ -174,7 +175,7 @@ def test_a_container_without_its_token_is_rejected(folder):
                 {"container": "x", "token": server._auth.container_token(CONTAINER)},
                 {},
             ):
-                reader, writer = await asyncio.open_unix_connection(str(folder / "runner.sock"))
+                reader, writer = await asyncio.open_unix_connection(str(Home(folder).socket("runner.sock")))
                 writer.write(protocol.pack_json(protocol.HELLO, hello))
                 splitter = protocol.Splitter()
                 frames = splitter.feed(await asyncio.wait_for(reader.read(4096), 5))
@@ -188,8 +189,9 @@ def test_a_container_without_its_token_is_rejected(folder):
 def test_the_sockets_are_for_this_user_only(folder):
     async def main():
         async with serving(folder):
+            home = Home(folder)
             for name in ("link.sock", "runner.sock"):
-                assert os.stat(folder / name).st_mode & 0o077 == 0
+                assert os.stat(home.socket(name)).st_mode & 0o777 == 0o666, "containers have other ids than we"
 
     asyncio.run(main())
 

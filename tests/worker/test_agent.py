@@ -10,7 +10,7 @@ from jitney.drivers.builder.fake import FakeBuilder
 from jitney.drivers.runtime.fake import FakeRuntime, Script, TemplateScript
 from jitney.runner.failures import decode_failure
 from jitney.values.containers import Exit, Launch, TemplateSpec
-from jitney.values.images import ImageSpec, Unmakeable
+from jitney.values.images import AptInstall, ImageSpec
 from jitney.wire.messages import workers
 from jitney.worker.agent import Agent
 
@@ -182,12 +182,57 @@ def test_a_failing_start_is_told(staged):
 
 def test_a_build_that_cannot_be_made_is_told_by_its_code(staged):
     async def play(stage):
-        spec = ImageSpec(layers=(Unmakeable(method="apt_install", arguments="curl"),))
+        spec = ImageSpec(layers=(AptInstall(packages=("--purge",)),))
         stage.server.command(workers.BuildImage(build_id="bu-2", spec=spec))
         ended = await stage.server.until(
             lambda: [r for r in stage.server.reports if isinstance(r, workers.BuildEnded) and r.build_id == "bu-2"]
         )
-        assert ended[0].code == "unsupported"
+        assert ended[0].code == "invalid"
+
+    staged(play)
+
+
+def test_images_are_planned_listed_named_and_removed(staged):
+    async def ask(stage, task_id, task):
+        stage.server.command(workers.AskImages(task_id=task_id, task=task))
+        reports = stage.server.reports
+        return await stage.server.until(
+            lambda: next((r for r in reports if isinstance(r, workers.ImagesAnswer) and r.task_id == task_id), None)
+        )
+
+    async def play(stage):
+        planned = await ask(stage, "t1", workers.PlanImage(spec=ImageSpec(layers=(AptInstall(packages=("git",)),))))
+        assert [(step.work, step.cached) for step in planned.plan.steps] == [("environment", True), ("root", False)]
+        assert planned.plan.needs_root
+        named = await ask(stage, "t2", workers.TagImage(image=stage.image_id, name="trainer"))
+        assert (named.image_id, named.name) == (stage.image_id, "trainer:latest")
+        [record] = (await ask(stage, "t3", workers.ListImages())).images
+        assert (record.image_id, record.names) == (stage.image_id, ("trainer:latest",))
+
+        stage.start("c1")
+        await stage.server.until(lambda: stage.server.started("c1"))
+        refused = await ask(stage, "t4", workers.RemoveImage(image_id=stage.image_id))
+        assert (refused.code, "in use" in refused.message) == ("invalid", True)
+        stage.stop("c1", grace_ms=0)
+        await stage.server.until(lambda: stage.server.exit_of("c1"))
+        assert stage.runtime.open
+        assert (await ask(stage, "t5", workers.RemoveImage(image_id=stage.image_id))).image_id == stage.image_id
+        assert not stage.runtime.open  # its template had the image open
+        assert (await ask(stage, "t6", workers.RemoveImage(image_id=stage.image_id))).code == "not_found"
+        assert (await ask(stage, "t7", workers.TagImage(image="trainer", name="x"))).code == "not_found"
+        assert (await ask(stage, "t8", workers.CollectImages(keep_ms=0))).collected.images == ()
+
+    staged(play)
+
+
+def test_images_that_nobody_used_are_collected(staged):
+    async def play(stage):
+        task = workers.CollectImages(keep_ms=1_000, in_use=("im-other",))
+        stage.server.command(workers.AskImages(task_id="t1", task=task))
+        answer = await stage.server.until(
+            lambda: next((r for r in stage.server.reports if isinstance(r, workers.ImagesAnswer)), None)
+        )
+        assert answer.collected.images == (stage.image_id,)  # the fake's clock stands at 0
 
     staged(play)
 
@@ -266,3 +311,54 @@ def test_a_hundred_starts_need_few_messages(staged):
         assert stage.server.batches - before <= 30
 
     staged(play)
+
+
+def test_what_a_template_prints_that_was_made_ahead_is_in_the_log_of_the_first_container(staged):
+    async def play(stage):
+        template = TemplateSpec(image_id=stage.image_id, module="noisy")
+        stage.server.command(workers.PrewarmTemplate(template=template))
+        stage.start("c1", module="noisy")
+        await stage.server.until(lambda: stage.server.started("c1"))
+        stage.start("c2", module="noisy")
+        await stage.server.until(lambda: stage.server.started("c2"))
+        await stage.server.until(lambda: stage.server.lines("c1"))
+        assert [line.text for line in stage.server.lines("c1")] == ["imported"]
+        assert stage.server.lines("c2") == []
+        assert stage.runtime.opened == [template]
+        for name in ("c1", "c2"):
+            stage.stop(name, grace_ms=0)
+            await stage.server.until(lambda name=name: stage.server.exit_of(name))
+
+    staged(play, FakeRuntime(template=lambda _: TemplateScript(output=("imported",))))
+
+
+def test_a_template_that_died_after_use_is_made_again(staged):
+    async def play(stage):
+        stage.start("c1", module="m")
+        await stage.server.until(lambda: stage.server.exit_of("c1"))
+        stage.runtime.kill_template(stage.runtime.opened[0])
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):
+            while len(stage.runtime.opened) < 2:
+                waited = loop.create_future()
+                loop.call_later(0.01, waited.set_result, None)  # the fake says nothing when it opens one
+                await waited
+        assert stage.runtime.opened[0] == stage.runtime.opened[1]
+
+    staged(play, FakeRuntime(script=lambda _: Script(exit_after_ms=1)))
+
+
+def test_a_template_that_is_no_longer_asked_for_is_not_made(staged):
+    async def play(stage):
+        template = TemplateSpec(image_id=stage.image_id, module="endless")
+        stage.server.command(workers.PrewarmTemplate(template=template))
+        stage.server.command(workers.WithdrawTemplate(template=template))
+        stage.start("c1", module="other")
+        await stage.server.until(lambda: stage.server.exit_of("c1"))
+        assert template not in stage.agent.state.pool.templates
+
+    script = FakeRuntime(
+        script=lambda _: Script(exit_after_ms=1),
+        template=lambda spec: TemplateScript(never_loads=spec.module == "endless"),
+    )
+    staged(play, script)

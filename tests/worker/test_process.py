@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jitney.drivers.runtime.process import procfs
-from jitney.drivers.runtime.process.leftovers import is_alive
+from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.forking.leftovers import is_alive
 from jitney.testing.processes import ProcessStage, RunnerPeer
 from jitney.wire.messages import workers
 from jitney.worker import link, node

@@ -7,13 +7,13 @@ import signal
 
 import pytest
 
-from jitney.ports.runtime import ContainerHandle
+from jitney.ports.runtime import ContainerHandle, TemplateFacts
 from jitney.runner.failures import decode_failure
 from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.values.images import BuiltImage, ImageSpec
 from jitney.wire.messages import workers
 from jitney.worker import events
-from jitney.worker.pool import IDLE_MS, RETRY_MS, Warmth
+from jitney.worker.pool import AHEAD_MS_MAX, IDLE_MS, RETRY_MS, TemplatePool, Warmth
 from jitney.worker.state import ORPHAN_MS, SHUTDOWN_GRACE_MS, STARTS_MAX, WorkerState
 
 A = TemplateSpec(image_id="im-a", source_id="so-a", module="a")
@@ -198,16 +198,16 @@ def test_a_start_that_fails_says_why(warm):
 
 
 def test_the_longest_idle_template_makes_room_and_busy_ones_stay():
-    state = WorkerState(templates_max=2)
+    state = WorkerState(TemplatePool(templates_max=2))
     for number, spec in enumerate([A, B]):
         state.handle(start(f"c{number}", spec), number)
         state.handle(events.TemplateOpened(spec), number)
         state.handle(events.ContainerUp(handle(f"c{number}")), number)
     third = TemplateSpec(image_id="im-c")
     assert state.handle(start("c2", third), 10) == [events.OpenTemplate(third, "c2")]  # all are busy: over the limit
-    state.handle(events.ContainerGone("c0", Exit()), 11)
+    assert events.CloseTemplate(A) in state.handle(events.ContainerGone("c0", Exit()), 11)
     fourth = TemplateSpec(image_id="im-d")
-    assert state.handle(start("c3", fourth), 12) == [events.CloseTemplate(A), events.OpenTemplate(fourth, "c3")]
+    assert state.handle(start("c3", fourth), 12) == [events.OpenTemplate(fourth, "c3")]
 
 
 def test_an_idle_template_goes_after_a_while(warm):
@@ -252,6 +252,27 @@ def test_a_build_runs_once_and_is_answered(state):
     ]
 
 
+def test_asked_about_images_it_says_what_is_in_use_and_answers_once(state, warm):
+    task = workers.CollectImages(keep_ms=1, in_use=("im-c",))
+    ask = workers.AskImages(task_id="bu-2", task=task)
+    assert warm.handle(ask, 10) == [events.AskImages("bu-2", task, frozenset({"im-a", "im-c"}))]
+    assert warm.handle(ask, 11) == []
+    answer = workers.ImagesAnswer(task_id="bu-2")
+    assert warm.handle(events.ImagesAnswered(answer), 12) == [events.Send(answer)]
+
+
+def test_an_idle_template_lets_its_image_go(warm):
+    task = workers.RemoveImage(image_id="im-a")
+    assert warm.handle(workers.AskImages(task_id="1", task=task), 10) == [
+        events.AskImages("1", task, frozenset({"im-a"}))
+    ]
+    warm.handle(events.ContainerGone("c1", Exit()), 11)
+    assert warm.handle(workers.AskImages(task_id="2", task=task), 12) == [
+        events.CloseTemplate(A),
+        events.AskImages("2", task, frozenset()),
+    ]
+
+
 def starting(pending) -> dict[str, events.RunContainer]:
     """Starts that were asked for and not answered, by container."""
     return {one.launch.container_id: one for one in pending if isinstance(one, events.RunContainer)}
@@ -260,7 +281,7 @@ def starting(pending) -> dict[str, events.RunContainer]:
 @pytest.mark.parametrize("seed", range(60))
 def test_each_container_is_answered_exactly_once_whatever_happens(seed):
     """Random commands and outcomes; an in-memory runtime that dies, refuses and is slow. At the end all is told."""
-    dice, state = random.Random(seed), WorkerState(templates_max=2)
+    dice, state = random.Random(seed), WorkerState(TemplatePool(templates_max=2))
     now_ms, asked, told = 0, set(), []
     pending: list[events.Instruction] = []
     up: dict[str, ContainerHandle] = {}
@@ -318,6 +339,11 @@ def test_each_container_is_answered_exactly_once_whatever_happens(seed):
             feed(events.ContainerGone(name, Exit(exit_code=0)))
         elif choice < 0.6:
             feed(events.Tick())
+        elif choice < 0.66:
+            spec = dice.choice([A, B, TemplateSpec(image_id="im-e")])
+            feed(dice.choice([prewarm(spec), prewarm(spec, keep=True), workers.WithdrawTemplate(template=spec)]))
+        elif choice < 0.7:
+            feed(events.TemplateDied(dice.choice([A, B])))
         elif pending:
             perform(pending.pop(dice.randrange(len(pending)) if dice.random() < 0.3 else 0))
     feed(workers.Shutdown())
@@ -333,3 +359,111 @@ def test_each_container_is_answered_exactly_once_whatever_happens(seed):
     assert not up
     assert quits == 1
     assert not state.pool.templates
+
+
+# ------------------------------------------------------------------------------------------------ made ahead
+
+
+def prewarm(spec: TemplateSpec = A, *, keep: bool = False) -> workers.PrewarmTemplate:
+    return workers.PrewarmTemplate(template=spec, keep=keep)
+
+
+def test_templates_are_made_ahead_one_at_a_time_and_not_while_somebody_waits(state):
+    assert state.handle(start("c1"), 0) == [events.OpenTemplate(A, "c1")]
+    assert state.handle(prewarm(B), 1) == []
+    third = TemplateSpec(image_id="im-c")
+    assert state.handle(prewarm(third), 2) == []
+    assert state.handle(prewarm(A), 3) == []
+    todo = state.handle(events.TemplateOpened(A), 4)
+    assert todo == [events.RunContainer(launch("c1")), events.OpenTemplate(B, "")]
+    assert state.handle(events.TemplateOpened(B), 5) == [events.OpenTemplate(third, "")]
+    assert state.handle(events.TemplateOpened(third), 6) == []
+
+
+def test_what_it_printed_belongs_to_the_first_container_that_needs_it(state):
+    state.handle(prewarm(), 0)
+    assert state.handle(start("c1"), 1) == [events.AdoptOutput(A, "c1")]
+    assert state.handle(start("c2"), 2) == []
+    state.handle(events.TemplateOpened(A), 3)
+    state.handle(prewarm(B), 4)
+    state.handle(events.TemplateOpened(B), 5)
+    assert state.handle(start("c3", B), 6) == [events.AdoptOutput(B, "c3"), events.RunContainer(launch("c3", B))]
+    assert state.handle(start("c4", B), 7) == [events.RunContainer(launch("c4", B))]
+
+
+def test_one_that_breaks_ahead_is_not_made_again_until_a_container_wants_it(state):
+    state.handle(prewarm(), 0)
+    assert state.handle(events.TemplateBroken(A, b"E"), 1) == []
+    assert state.handle(events.Tick(), 60_000) == []
+    assert state.handle(start("c1"), 60_001) == [events.OpenTemplate(A, "c1")]
+
+
+def test_what_nobody_asks_for_any_more_is_not_made(state):
+    third = TemplateSpec(image_id="im-c")
+    state.handle(prewarm(), 0)
+    state.handle(prewarm(B), 1)
+    state.handle(prewarm(third), 2)
+    assert state.handle(workers.WithdrawTemplate(template=B), 3) == []
+    assert state.handle(workers.WithdrawTemplate(template=A), 4) == [
+        events.CloseTemplate(A),
+        events.OpenTemplate(third, ""),
+    ]
+    assert state.handle(events.TemplateOpened(A), 5) == []  # it had come to life meanwhile
+    state.handle(start("c1", third), 6)
+    assert state.handle(workers.WithdrawTemplate(template=third), 7) == []  # somebody waits for it
+
+
+def test_an_import_ahead_that_never_ends_is_given_up(state):
+    state.handle(prewarm(), 0)
+    assert state.next_deadline_ms() == AHEAD_MS_MAX
+    assert state.handle(events.Tick(), AHEAD_MS_MAX) == [events.CloseTemplate(A)]
+    assert state.next_deadline_ms() is None
+
+
+def test_one_that_was_used_and_died_is_made_again_and_not_in_a_storm(warm):
+    assert warm.handle(events.TemplateDied(A), 10) == []
+    assert warm.next_deadline_ms() == 10 + RETRY_MS
+    assert warm.handle(events.Tick(), 10 + RETRY_MS) == [events.OpenTemplate(A, "")]
+    now_ms = 10 + RETRY_MS
+    opens = 1
+    for _ in range(20):
+        warm.handle(events.TemplateOpened(A), now_ms)
+        warm.handle(events.TemplateDied(A), now_ms)
+        now_ms += 60_000
+        opens += events.OpenTemplate(A, "") in warm.handle(events.Tick(), now_ms)
+    assert opens == 2
+    assert warm.handle(start("c2"), now_ms) == [events.OpenTemplate(A, "c2")]
+
+
+def test_kept_ones_stay_while_idle_and_come_back(state):
+    state.handle(prewarm(keep=True), 0)
+    state.handle(events.TemplateOpened(A), 1)
+    assert state.next_deadline_ms() is None
+    state.handle(events.TemplateDied(A), 2)
+    assert state.handle(events.Tick(), 2 + RETRY_MS) == [events.OpenTemplate(A, "")]
+    state.handle(events.TemplateOpened(A), 3 + RETRY_MS)
+    state.handle(workers.WithdrawTemplate(template=A), 4 + RETRY_MS)
+    assert state.next_deadline_ms() == 3 + RETRY_MS + IDLE_MS
+    assert state.handle(events.Tick(), 4 + RETRY_MS + IDLE_MS) == [events.CloseTemplate(A)]
+
+
+def test_memory_is_a_limit_as_well():
+    state = WorkerState(TemplatePool(memory_kib=1_000))
+    for number, (spec, kib) in enumerate([(A, 700), (B, 600)]):
+        state.handle(start(f"c{number}", spec), 1_000 * number)
+        state.handle(events.TemplateOpened(spec, TemplateFacts(kib=kib)), 1_000 * number + 50)
+        state.handle(events.ContainerUp(handle(f"c{number}")), 1_000 * number + 51)
+    assert events.CloseTemplate(A) in state.handle(events.ContainerGone("c0", Exit()), 3_000)
+    assert events.CloseTemplate(B) not in state.handle(events.ContainerGone("c1", Exit()), 3_001)
+    assert "they have 1 MiB" in state.story[-1][1]
+
+
+def test_a_start_says_where_its_time_went(state):
+    state.handle(start("c1"), 0)
+    state.handle(events.TemplateOpened(A, TemplateFacts(import_ms=700.0, snapshot_ms=200.0), image_ms=40.0), 1_000)
+    up = ContainerHandle(container_id="c1", pid=7, fork_ms=2.0, note="why")
+    [sent] = state.handle(events.ContainerUp(up), 1_002)
+    assert sent.report.phases_ms == {
+        "image": 40.0, "template": 960.0, "import": 700.0, "snapshot": 200.0, "fork": 2.0,
+    }  # fmt: skip
+    assert sent.report.note == "why"

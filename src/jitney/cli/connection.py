@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
+from jitney.cli.screen import Containers
 from jitney.client import embedded, session
 from jitney.client.portal import PORTAL
 from jitney.compose.config import load
+from jitney.core.phases import so_far
 from jitney.errors import ConnectionError
 from jitney.wire.home import Home
 from jitney.wire.messages.containers import ContainerList
@@ -78,7 +81,13 @@ def is_untouched(home: Home) -> bool:
     return not home.store.exists() and not embedded.is_running(home)
 
 
-def phases(app_id: str) -> Counter[str]:
-    """How many containers of an app there are in each phase, for the live display."""
-    found = session.current().ask(CONTAINER_LIST, ContainerList(app=app_id, limit=1000))
-    return Counter(str(container.phase) for container in found.containers)
+def containers(app_id: str) -> Containers:
+    """How many containers of an app there are in each phase, and how far the first to start is: for the display."""
+    found = session.current().ask(CONTAINER_LIST, ContainerList(app=app_id, limit=1000)).containers
+    counted = Counter(str(container.phase) for container in found)
+    starting = [one for one in found if one.phase in ("starting", "booting")]
+    if not starting:
+        return Containers(counted)
+    first = min(starting, key=lambda one: one.created_at_ms)
+    elapsed_ms = time.time() * 1000 - first.created_at_ms
+    return Containers(counted, f"{first.function_name}: {so_far(first.phases_ms, elapsed_ms)}")

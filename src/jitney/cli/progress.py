@@ -13,11 +13,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from jitney.cli.screen import Screen, map_line, summary_line
+from jitney.cli.screen import Containers, Screen, map_line, summary_line
 from jitney.cli.terminal import safe_line, span
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ TICK_S = 0.1
 POLL_EVERY_TICKS = 5
 PLAIN_EVERY_S = 5.0  # between two lines about one map
 
-Phases = Callable[[str], "Counter[str]"]  # containers of an app by phase
+Look = Callable[[str], Containers]  # at the containers of an app
 
 
 class Silent:
@@ -140,9 +139,9 @@ class Plain(Silent):
 class Live(Plain):
     """A few live lines at the bottom of the terminal; see the module."""
 
-    def __init__(self, phases: Phases | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, phases: Look | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
-        self._phases = phases
+        self._look = phases
         self._live: Any = None
         self._ticker: threading.Thread | None = None
         self._end = threading.Event()
@@ -208,14 +207,14 @@ class Live(Plain):
                 self._show()
 
     def _count_containers(self) -> None:
-        if self._phases is None:
+        if self._look is None:
             return
         try:
-            found = self._phases(self.app_id)
+            found = self._look(self.app_id)
         except Exception:
-            found = Counter()  # the display is no reason to fail a run
+            found = Containers()  # the display is no reason to fail a run
         with self._lock:
-            self._screen.containers(found)
+            self._screen.see(found)
 
     def _show(self) -> None:
         from rich.console import Console
@@ -259,7 +258,7 @@ class Live(Plain):
         live.console.print(Text.from_ansi(text))
 
 
-def choose(*, quiet: bool, phases: Phases | None = None) -> Silent:
+def choose(*, quiet: bool, phases: Look | None = None) -> Silent:
     """The display for this terminal."""
     import os
 

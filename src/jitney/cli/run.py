@@ -109,7 +109,7 @@ def execute(target: Target, values: dict[str, Any], *, detach: bool, quiet: bool
     from jitney.cli import progress as displays
     from jitney.client import output
 
-    display = displays.choose(quiet=quiet, phases=connection.phases)
+    display = displays.choose(quiet=quiet, phases=connection.containers)
     what = "the app goes on" if detach else "stopping the run"
     with interrupts.stopping(f"{what}; Ctrl-C again leaves at once"), output.use(display):
         try:

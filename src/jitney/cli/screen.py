@@ -67,13 +67,26 @@ class Map:
         return None if self.total is None or rate <= 0 else (self.total - self.done) / rate
 
 
+@dataclass
+class Containers:
+    """The containers of the run: how many are in each phase, and how far the first one to start is."""
+
+    phases: Counter[str] = field(default_factory=Counter)
+    progress: str = ""
+
+    @property
+    def starting(self) -> int:
+        """Those that are not ready yet."""
+        return self.phases["starting"] + self.phases["booting"]
+
+
 class Screen:
     """The state of a run's display."""
 
     def __init__(self) -> None:
         self.builds: dict[str, Build] = {}
         self.maps: dict[str, Map] = {}
-        self.phases: Counter[str] = Counter()  # containers by phase
+        self.containers = Containers()
         self.waiting_since_s: float | None = None
 
     def image_step(self, image_id: str, step: int, steps: int, title: str, now_s: float) -> None:
@@ -98,9 +111,9 @@ class Screen:
         found.update(done, failed, sent, total, now_s)
         return found
 
-    def containers(self, phases: Counter[str]) -> None:
-        """How many containers there are in each phase."""
-        self.phases = phases
+    def see(self, containers: Containers) -> None:
+        """The containers as they are now."""
+        self.containers = containers
 
     def tidy(self, now_s: float) -> None:
         """Drop what has been done for a moment."""
@@ -115,7 +128,7 @@ class Screen:
 
     @property
     def _starting(self) -> int:
-        return self.phases["starting"] + self.phases["booting"]
+        return self.containers.starting
 
     def lines(self, now_s: float, width: int = 0) -> list[str]:
         """What to show now, each line cut to the width."""
@@ -133,7 +146,7 @@ class Screen:
         if len(active) > MAPS_SHOWN_MAX:
             shown.append(f"and {len(active) - MAPS_SHOWN_MAX} more maps")
         if self.maps or self._starting:
-            shown.append(containers_line(self.phases))
+            shown.append(containers_line(self.containers))
         return [line[: width - 1] for line in shown if line]
 
 
@@ -154,10 +167,17 @@ def map_line(one: Map, now_s: float) -> str:
     return f"{one.name} {counts} {', '.join(parts)}"
 
 
-def containers_line(phases: Counter[str]) -> str:
-    """'containers: 2 starting, 14 ready'; '' when there are none."""
-    starting, ready = phases["starting"] + phases["booting"], phases["ready"]
-    parts = [f"{count:,} {name}" for name, count in (("starting", starting), ("ready", ready)) if count]
+def containers_line(seen: Containers) -> str:
+    """'containers: 2 starting, 14 ready'; '' when there are none.
+
+    >>> containers_line(Containers(Counter(starting=1, ready=2), "embed: template 1.2 s"))
+    'containers: 1 starting (embed: template 1.2 s), 2 ready'
+    """
+    parts = []
+    if seen.starting:
+        parts.append(f"{seen.starting:,} starting" + (f" ({safe_line(seen.progress)})" if seen.progress else ""))
+    if seen.phases["ready"]:
+        parts.append(f"{seen.phases['ready']:,} ready")
     return f"containers: {', '.join(parts)}" if parts else ""
 
 

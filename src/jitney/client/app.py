@@ -50,6 +50,8 @@ class App:
         name: shown in lists, and what `deploy()` uses.
         image: for functions that name none.
         tags: texts to find the app by.
+        isolation: the lowest tier of isolation for functions that name none: "process", "oci", "namespaces" or
+            "gvisor"; default: what the server's policy asks for. The stricter of the two holds.
         secrets, volumes: not supported yet.
         include_source: ship the file or package that a function is defined in.
 
@@ -67,6 +69,7 @@ class App:
         *,
         image: Image | None = None,
         tags: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         secrets: Sequence[Any] | None = None,
         volumes: Mapping[Any, Any] | None = None,
         include_source: bool = True,
@@ -77,6 +80,7 @@ class App:
         self._name = name
         self._image = image
         self._tags = dict(tags or {})
+        self._isolation = options.isolation(isolation)
         self._include_source = include_source
         self._declarations: dict[str, Declaration] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
@@ -138,7 +142,13 @@ class App:
             buffer_containers: idle ones beyond what is needed, while there is work.
             scaledown_window: seconds that a container may be idle (default 60).
             cpu: cores, or (request, limit); default 0.125.
-            memory: MiB, or (request, limit); default 128.
+            memory: MiB, or (request, limit); default 128. A container over its limit is ended.
+            ephemeral_disk: MiB that a container may write to its own file system.
+            block_network: its containers reach nothing.
+            outbound_cidr_allowlist: its containers reach these addresses (and names) only, such as "10.1.0.0/16".
+            outbound_domain_allowlist: its containers reach these names (and addresses) only, such as "*.example.com".
+            isolation: the lowest tier of isolation that it may run at: "process", "oci", "namespaces" or "gvisor".
+            enable_memory_snapshot: `@jitney.enter(snap=True)` methods of a class run once for all its containers.
             env: environment variables of its containers.
             include_source: ship the file or package that it is defined in; default: as the app.
             single_use_containers: a fresh container for each input.
@@ -148,8 +158,11 @@ class App:
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        found = options.declared(FunctionOptions, "@app.function", given)
-        return FunctionDecorator(self, found)
+        return FunctionDecorator(self, self._options(FunctionOptions, "@app.function", given))
+
+    def _options(self, kind: type[FunctionOptions | ClsOptions], of: str, given: Mapping[str, Any]) -> options.Declared:
+        found = options.declared(kind, of, given)
+        return found._replace(isolation=found.isolation or self._isolation)
 
     @dataclass_transform(field_specifiers=(parameter,), kw_only_default=True)
     def cls(self, **given: Unpack[ClsOptions]) -> Callable[[Callable[P, T]], Cls[P, T]]:
@@ -161,7 +174,7 @@ class App:
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        found = options.declared(ClsOptions, "@app.cls", given)
+        found = self._options(ClsOptions, "@app.cls", given)
 
         def decorate(user_class: Callable[P, T]) -> Cls[P, T]:
             if not inspect.isclass(user_class):

@@ -24,7 +24,7 @@ class Encoder:
         self.raw = raw  # to name parameters in errors, where we have it
         self.by_value = by_value  # the container does not have our `__main__`
 
-    def connected(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def connected(self, session: Session, scope: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """A payload for a connected call: large values by shared memory.
 
         Raises:
@@ -33,7 +33,7 @@ class Encoder:
         try:
             return payload.encode(
                 (args, kwargs),
-                pool=session.pool,
+                pool=session.pool_for(scope),
                 blobs=session.blobs,
                 inline_max=INLINE_BYTES_MAX,
                 main_by_value=self.by_value,

@@ -28,7 +28,7 @@ from jitney.client import options
 from jitney.client.dual import dual
 from jitney.client.function import Function, refuse_lookup
 from jitney.client.handle import Bound, Handle, Named
-from jitney.client.lifecycle import BATCHING, CLS, CONCURRENCY, ENTER, EXIT, Method, Parameter
+from jitney.client.lifecycle import BATCHING, CLS, CONCURRENCY, ENTER, EXIT, SNAP, Method, Parameter
 from jitney.errors import InvalidError
 from jitney.values.functions import PARAMETERS_BYTES_MAX, MethodSpec, Overrides
 
@@ -227,7 +227,7 @@ class Obj:
         if self._instance is None:
             user_class = self._cls._get_user_cls()
             instance = make_instance(user_class, self._values)
-            for hook in hooks_of(user_class, ENTER):
+            for hook in sorted(hooks_of(user_class, ENTER), key=lambda hook: not getattr(hook, SNAP, False)):
                 result = hook(instance)
                 if inspect.iscoroutine(result):
                     result.close()

@@ -11,10 +11,10 @@ import msgspec
 
 from jitney import __version__
 from jitney.client import output
-from jitney.client.cls import Cls, method_spec
+from jitney.client.cls import Cls, hooks_of, method_spec
 from jitney.client.function import Function
 from jitney.client.handle import OfApp
-from jitney.client.lifecycle import BATCHING, CONCURRENCY, Method
+from jitney.client.lifecycle import BATCHING, CONCURRENCY, SNAP, Method
 from jitney.client.options import Declared
 from jitney.errors import InvalidError, SerializationError, VersionError
 from jitney.runner import state
@@ -73,6 +73,11 @@ class Declaration:
         raws = [getattr(self.raw, one.name).raw for one in self.methods]
         return next((getattr(raw, BATCHING) for raw in raws if hasattr(raw, BATCHING)), None)
 
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether an instance is made ahead: memory snapshots are on, and a method runs for one."""
+        return self.options.snapshot and self.is_class and bool(hooks_of(self.raw, SNAP))
+
     def spec(self, module: str, is_main: bool, image: BuiltImage, source_id: str) -> FunctionSpec:
         """As published. Pickles the code where it has to travel: off the loop.
 
@@ -107,6 +112,9 @@ class Declaration:
             concurrency=self.concurrency,
             batching=self.batching,
             single_use=self.options.single_use,
+            isolation=self.options.isolation,
+            network=self.options.network,
+            snapshot=self.has_snapshot,
             versions=versions(),
         )
 

@@ -59,7 +59,7 @@ class Remote(Generic[P, R]):
         if target is None:
             target = PORTAL.call(function._handle.find())
         session = target.session
-        payload = function._encoder.connected(session, args, kwargs)
+        payload = function._encoder.connected(session, target.scope, args, kwargs)
         call_id = new_call_id()
         output = None
         try:
@@ -85,7 +85,7 @@ class Remote(Generic[P, R]):
         if target is None:
             target = await PORTAL.acall(function._handle.find())
         session = target.session
-        payload = function._encoder.connected(session, args, kwargs)
+        payload = function._encoder.connected(session, target.scope, args, kwargs)
         try:
             output = await PORTAL.acall(_unary(function, target, new_call_id(), payload))
         finally:
@@ -181,7 +181,7 @@ class Function(Generic[P, R, G]):
         if self.is_generator is False:
             raise InvalidError(f"{self._encoder.name} is not a generator", hint="use .remote(...)")
         session = self._session()
-        return self._items(session, self._encoder.connected(session, args, kwargs))
+        return self._items(session, self._encoder.connected(session, self._scope(), args, kwargs))
 
     async def _items(self, session: Session, payload: bytes) -> AsyncGenerator[Callable[[], Iterable[R]], None]:
         from jitney.client import invoke
@@ -352,6 +352,11 @@ class Function(Generic[P, R, G]):
         if self._raw is None:
             raise InvalidError(f"{self._encoder.name} was found by name: its code is not here")
         return self._raw
+
+    def _scope(self) -> str:
+        """What its large values are filed under; '' as long as it has not been looked up."""
+        target = self._handle.known()
+        return target.scope if target is not None else ""
 
     def _session(self) -> Session:
         """The server that it is at."""

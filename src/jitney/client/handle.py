@@ -35,6 +35,7 @@ class Target(NamedTuple):
     app_id: str
     name: str
     methods: tuple[MethodSpec, ...]
+    scope: str = ""  # of its large values in shared memory
 
 
 class Handle:
@@ -86,7 +87,7 @@ class Handle:
 
 async def _get(session: Session, app: str, name: str) -> Target:
     info = await session.request(FUNCTION_GET, FunctionGet(app=app, name=name))
-    return Target(session, info.function_id, info.app_id, info.name, info.methods)
+    return Target(session, info.function_id, info.app_id, info.name, info.methods, info.scope)
 
 
 class Named(Handle):
@@ -209,4 +210,4 @@ class Bound(Handle):
             FUNCTION_BIND, FunctionBind(function_id=parent.function_id, overrides=self.overrides)
         )
         self._of = parent
-        return Target(session, info.function_id, info.app_id, info.name, info.methods or parent.methods)
+        return Target(session, info.function_id, info.app_id, info.name, info.methods or parent.methods, info.scope)

@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from jitney.client import options
-from jitney.errors import InvalidError, UnsupportedError
+from jitney.errors import InvalidError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -32,6 +32,7 @@ B = TypeVar("B")
 CONCURRENCY = "__jitney_concurrency__"
 BATCHING = "__jitney_batching__"
 ENTER = "__jitney_enter__"
+SNAP = "__jitney_snap__"  # beside ENTER
 EXIT = "__jitney_exit__"
 METHOD = "__jitney_method__"
 CLS = "__jitney_cls__"  # on a user's class: what `@app.cls` made of it
@@ -101,17 +102,12 @@ def enter(*, snap: bool = False) -> Callable[[F], F]:
     """Run a method once in each container, before it takes inputs: to load models, for example.
 
     Args:
-        snap: not supported yet.
-
-    Raises:
-        UnsupportedError: with `snap=True`.
+        snap: run it once, in the process that containers are forked from, so that each of them begins with what it
+            made. Needs `enable_memory_snapshot=True` on the class; without it, it runs in each container, before
+            the other `enter` methods. What cannot be forked (threads, connections, CUDA) belongs into a method
+            without `snap`.
     """
-    if snap:
-        raise UnsupportedError(
-            "@jitney.enter(snap=True) is not supported by this version",
-            hint="import slow modules at the top of the file: containers are forked from a process that has them",
-        )
-    return _hook(ENTER, "enter")
+    return _hook(ENTER, "enter", *([SNAP] if snap else []))
 
 
 def exit() -> Callable[[F], F]:  # noqa: A001 (the vocabulary's word)
@@ -119,11 +115,12 @@ def exit() -> Callable[[F], F]:  # noqa: A001 (the vocabulary's word)
     return _hook(EXIT, "exit")
 
 
-def _hook(mark: str, name: str) -> Callable[[F], F]:
+def _hook(mark: str, name: str, *more: str) -> Callable[[F], F]:
     def decorate(f: F) -> F:
         if not isinstance(cast(object, f), FunctionType):
             raise InvalidError(f"@jitney.{name}() goes on a method, not on {f!r}", hint="write it with parentheses")
-        setattr(f, mark, True)
+        for one in (mark, *more):
+            setattr(f, one, True)
         return f
 
     return decorate

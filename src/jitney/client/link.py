@@ -435,12 +435,16 @@ class Stream(Generic[A]):
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
-    async def __anext__(self) -> Any:
-        if self.answer is not None:
-            raise StopAsyncIteration
+    async def ask(self) -> None:
+        """Send the request now, rather than with the first event that is waited for."""
         if not self._asked:
             self._asked = True
             await self._link._ask(self._number, self._pending)
+
+    async def __anext__(self) -> Any:
+        if self.answer is not None:
+            raise StopAsyncIteration
+        await self.ask()
         body = await self._events.get()
         if self._events.qsize() < STREAM_EVENTS_HIGH // 2:
             self._link._hold_back(False)

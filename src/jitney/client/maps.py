@@ -51,7 +51,7 @@ class _Mapping(Generic[R]):
         session, encoder = self._function._session(), self._function._encoder
         if not call_id:
             for args in rows:
-                yield encoder.connected(session, args, kwargs)
+                yield encoder.connected(session, self._function._scope(), args, kwargs)
             return
         for index, args in enumerate(rows):
             yield encoder.durable(session, args, kwargs, f"{call_id}.{index}.in")
@@ -86,7 +86,7 @@ class _Mapping(Generic[R]):
             if call_id:
                 yield encoder.durable(session, args, kwargs, f"{call_id}.{index}.in")
             else:
-                yield encoder.connected(session, args, kwargs)
+                yield encoder.connected(session, self._function._scope(), args, kwargs)
             index += 1
 
     def _feed_of(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
+
+import msgspec
 
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.values.functions import (
@@ -23,6 +25,8 @@ from jitney.values.functions import (
     RetryPolicy,
     Scaling,
 )
+from jitney.values.isolation import Isolation
+from jitney.values.network import NetworkPolicy
 
 if TYPE_CHECKING:
     from jitney.client.image import Image
@@ -85,14 +89,11 @@ class _Unsupported(TypedDict, total=False):
     secrets: Any
     volumes: Any
     network_file_systems: Any
-    ephemeral_disk: Any
     cloud: Any
     region: Any
     routing_region: Any
     nonpreemptible: Any
     proxy: Any
-    enable_memory_snapshot: Any
-    block_network: Any
     restrict_modal_access: Any
     i6pn: Any
     experimental_options: Any
@@ -103,6 +104,12 @@ class _Declared(_Variable, _Unsupported, total=False):
     serialized: bool
     startup_timeout: float | None
     single_use_containers: bool
+    ephemeral_disk: int | None
+    enable_memory_snapshot: bool
+    isolation: str | None
+    block_network: bool
+    outbound_cidr_allowlist: Sequence[str] | None
+    outbound_domain_allowlist: Sequence[str] | None
     include_source: bool | None
 
 
@@ -123,12 +130,15 @@ class VariantOptions(_Variable, _Unsupported, total=False):
 
 
 NO_RESOURCES = Resources()
+RESOURCE_MAX = 1_000_000_000  # cores or MiB; what there really is, placement knows
 
 DEFAULTS: dict[str, Any] = {
     "timeout": 300,
     "scaledown_window": None,
     "serialized": False,
     "single_use_containers": False,
+    "enable_memory_snapshot": False,
+    "block_network": False,
 }
 
 REASONS = {
@@ -136,14 +146,11 @@ REASONS = {
     "secrets": "pass values that are not secret with `env={...}`",
     "volumes": "read and write a folder of the machine instead: containers see its file system",
     "network_file_systems": "it was replaced by volumes",
-    "ephemeral_disk": "containers share the machine's disk",
     "cloud": "it runs on this machine",
     "region": "it runs on this machine",
     "routing_region": "it runs on this machine",
     "nonpreemptible": "its containers are not preempted",
     "proxy": "containers use the machine's network",
-    "enable_memory_snapshot": "put slow imports at the top of the module: containers are forked from it",
-    "block_network": "containers use the machine's network",
     "restrict_modal_access": "a container can call functions of its own app",
     "i6pn": "containers use the machine's network",
     "experimental_options": "it has none",
@@ -158,6 +165,7 @@ RENAMED = {
     "concurrency": "@jitney.concurrent(max_inputs=...)",
     "max_inputs": "single_use_containers=True for 1",
     "mounts": "image.add_local_dir(...)",
+    "runtime": "isolation",
     "batch_max_size": "@jitney.batched(max_batch_size=..., wait_ms=...)",
 }
 
@@ -177,6 +185,9 @@ class Declared(NamedTuple):
     resources: Resources
     env: dict[str, str]
     single_use: bool
+    snapshot: bool
+    isolation: Isolation | None
+    network: NetworkPolicy
 
 
 def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping[str, Any]) -> Declared:
@@ -204,9 +215,18 @@ def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping
             buffer_containers=_count("buffer_containers", options.get("buffer_containers")) or 0,
             scaledown_window_ms=_window(options.get("scaledown_window")) or DEFAULT_SCALEDOWN_WINDOW_MS,
         ),
-        resources=_resources(options.get("cpu"), options.get("memory")) or Resources(),
+        resources=_with_disk(
+            _resources(options.get("cpu"), options.get("memory")) or NO_RESOURCES, options.get("ephemeral_disk")
+        ),
         env=_env(options.get("env")) or {},
         single_use=bool(options.get("single_use_containers")),
+        snapshot=bool(options.get("enable_memory_snapshot")),
+        isolation=isolation(options.get("isolation")),
+        network=_network(
+            options.get("block_network"),
+            options.get("outbound_cidr_allowlist"),
+            options.get("outbound_domain_allowlist"),
+        ),
     )
 
 
@@ -238,7 +258,9 @@ def check_names(kind: type[Any], of: str, options: Mapping[str, Any]) -> None:
             if value:
                 raise UnsupportedError(f"{of}({name}=...) is not supported by this version", hint=REASONS[name])
         elif name not in known:
-            raise InvalidError(f"{of} has no option {name!r}", hint=_near(name, known))
+            fixed = kind is VariantOptions and name in FunctionOptions.__annotations__
+            hint = "it is part of the declaration: give it to @app.function or @app.cls" if fixed else None
+            raise InvalidError(f"{of} has no option {name!r}", hint=hint or _near(name, known))
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:
@@ -295,6 +317,23 @@ def batching(max_batch_size: int, wait_ms: int) -> Batching:
     _need_int("max_batch_size", max_batch_size)
     _need_int("wait_ms", wait_ms)
     return Batching(max_batch_size=max_batch_size, wait_ms=wait_ms)
+
+
+def isolation(given: str | None) -> Isolation | None:
+    """The lowest tier of isolation that was asked for.
+
+    Raises:
+        InvalidError: there is no such tier.
+    """
+    if given is None:
+        return None
+    try:
+        return Isolation(given)
+    except ValueError:
+        tiers = ", ".join(repr(str(tier)) for tier in Isolation)
+        raise InvalidError(
+            f"isolation={given!r} is no tier of isolation", hint=f"there is {tiers}, each stronger than the one before"
+        ) from None
 
 
 def _need_int(name: str, value: object) -> None:
@@ -376,7 +415,31 @@ def _resources(
         cpu_limit_milli=cpu_limit_milli,
         memory_mib=memory_mib,
         memory_limit_mib=memory_limit_mib,
+        ephemeral_disk_mib=base.ephemeral_disk_mib,
     )
+
+
+def _with_disk(resources: Resources, disk_mib: int | None) -> Resources:
+    if disk_mib is None:
+        return resources
+    _need_int("ephemeral_disk (MiB)", disk_mib)
+    return Resources(**{**msgspec.structs.asdict(resources), "ephemeral_disk_mib": disk_mib})
+
+
+def _network(blocked: Any, cidrs: Any, domains: Any) -> NetworkPolicy:
+    return NetworkPolicy(
+        blocked=bool(blocked),
+        cidrs=_texts("outbound_cidr_allowlist", cidrs),
+        domains=_texts("outbound_domain_allowlist", domains),
+    )
+
+
+def _texts(name: str, given: Any) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise InvalidError(f"{name} is a list of texts, not {given!r}")
+    return tuple(given)
 
 
 def _pair(name: str, value: Any, unit: str, scale: int) -> tuple[int, int | None]:
@@ -384,4 +447,6 @@ def _pair(name: str, value: Any, unit: str, scale: int) -> tuple[int, int | None
     for one in both:
         if isinstance(one, bool) or not isinstance(one, int | float):
             raise InvalidError(f"{name} must be a number of {unit}, or (request, limit), not {value!r}")
+        if not one < RESOURCE_MAX:  # also what is no number
+            raise InvalidError(f"{name} must be a number of {unit} that a machine can have, not {one!r}")
     return round(both[0] * scale), round(both[1] * scale) if len(both) == 2 else None

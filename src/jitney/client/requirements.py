@@ -122,7 +122,7 @@ def read_pyproject(path: str | Path, optional_dependencies: Sequence[str] = ()) 
         InvalidError: not readable, or a group is not in it.
     """
     try:
-        project: Any = tomllib.loads(_text(Path(path))).get("project")
+        project: Any = tomllib.loads(read_text(Path(path))).get("project")
     except tomllib.TOMLDecodeError as error:
         raise InvalidError(f"{path}: {error}") from None
     if not isinstance(project, dict) or not isinstance(project.get("dependencies"), list):
@@ -138,7 +138,12 @@ def read_pyproject(path: str | Path, optional_dependencies: Sequence[str] = ()) 
     return tuple(found)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file of settings.
+
+    Raises:
+        InvalidError: it cannot be read, is no text, or is far too long.
+    """
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
             raise InvalidError(f"{path} has over {FILE_BYTES_MAX:,} bytes: is it the right file?")
@@ -151,7 +156,7 @@ def _logical_lines(path: Path) -> list[tuple[int, str]]:
     """Lines with their numbers, joined at backslashes and without comments."""
     found: list[tuple[int, str]] = []
     pending, start = "", 0
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         start = start if pending else number
         line = re.sub(r"(^|\s+)#.*$", "", line)
         if line.endswith("\\"):

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from jitney.client import declare, output
+from jitney.client import declare, image_builds, output
 from jitney.client import session as sessions
 from jitney.client.handle import Target
 from jitney.client.image import Image
@@ -25,13 +25,13 @@ from jitney.values.apps import AppState
 from jitney.values.containers import LogLine, lines_without
 from jitney.values.images import BuiltImage
 from jitney.wire.messages.apps import AppCreate, AppLogs, AppPublish, AppRef, AppStop
-from jitney.wire.messages.images import ImageBuild
-from jitney.wire.methods import APP_CREATE, APP_LOGS, APP_PUBLISH, APP_STOP, APP_SUMMARY, IMAGE_BUILD
+from jitney.wire.methods import APP_CREATE, APP_LOGS, APP_PUBLISH, APP_STOP, APP_SUMMARY
 
 if TYPE_CHECKING:
     from jitney.client.app import App
     from jitney.client.declare import Declaration
     from jitney.client.session import Session
+    from jitney.values.functions import FunctionSpec
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Running:
             creating.cancel()
             await self._stop()
             raise
-        app._bind(self._app_id, _targets(session, self._app_id, published.function_ids, app), is_running=True)
+        app._bind(self._app_id, _targets(session, self._app_id, published.function_ids, app, specs), is_running=True)
         output.current().published(self._app_id, published.function_ids)
 
     async def _create(self, session: Session) -> None:
@@ -149,13 +149,19 @@ async def deploy(app: App, name: str | None, tag: str) -> Deployed:
     specs = await _prepare(session, app)
     request = AppPublish(deploy_as=name, tag=tag, tags=app._tags, functions=specs, versions=declare.versions())
     answer = await session.request(APP_PUBLISH, request)
-    app._bind(answer.app_id, _targets(session, answer.app_id, answer.function_ids, app))
+    app._bind(answer.app_id, _targets(session, answer.app_id, answer.function_ids, app, specs))
     output.current().published(answer.app_id, answer.function_ids)
     return Deployed(answer.app_id, name, answer.version, answer.changed, answer.function_ids)
 
 
-def _targets(session: Session, app_id: str, function_ids: dict[str, str], app: App) -> dict[str, Target]:
-    return {one.name: Target(session, function_ids[one.name], app_id, one.name, one.methods) for one in app._declared}
+def _targets(
+    session: Session, app_id: str, function_ids: dict[str, str], app: App, specs: Sequence[FunctionSpec]
+) -> dict[str, Target]:
+    scopes = {spec.name: spec.scope for spec in specs}
+    return {
+        one.name: Target(session, function_ids[one.name], app_id, one.name, one.methods, scopes[one.name])
+        for one in app._declared
+    }
 
 
 # ------------------------------------------------------------------------------------------------ preparing
@@ -172,7 +178,7 @@ class _Parts:
     def image(self, image: Image) -> asyncio.Task[BuiltImage]:
         key = declare.same_spec(image.spec)
         if key not in self.images:
-            self.images[key] = asyncio.create_task(_build(self.session, image))
+            self.images[key] = asyncio.create_task(image_builds.build(self.session, image))
         return self.images[key]
 
     def source(self, one: Declaration, image: Image, included: bool) -> asyncio.Task[tuple[Manifest, str]]:
@@ -193,6 +199,15 @@ async def _prepare(session: Session, app: App) -> tuple[Any, ...]:
         await _end([*parts.images.values(), *parts.sources.values()])
 
 
+async def spec_of(session: Session, app: App, one: Declaration) -> Any:
+    """The spec of one function of an app, when what it needs is at the server; nothing is published."""
+    parts = _Parts(session)
+    try:
+        return await _spec(parts, app, one, one.image or app.image or Image.debian_slim())
+    finally:
+        await _end([*parts.images.values(), *parts.sources.values()])
+
+
 async def _spec(parts: _Parts, app: App, one: Declaration, image: Image) -> Any:
     included = app._include_source if one.include_source is None else one.include_source
     built, (manifest, source_id) = await together(_wait(parts.image(image)), _wait(parts.source(one, image, included)))
@@ -204,22 +219,6 @@ async def _spec(parts: _Parts, app: App, one: Declaration, image: Image) -> Any:
 
 async def _wait(task: asyncio.Task[T]) -> T:
     return await asyncio.shield(task)
-
-
-async def _build(session: Session, image: Image) -> BuiltImage:
-    stream = await session.stream(IMAGE_BUILD, ImageBuild(spec=image.spec))
-    progress, step, image_id = output.current(), 0, ""
-    async for event in stream:
-        image_id = event.image_id
-        if event.step != step:
-            step = event.step
-            progress.image_step(event.image_id, event.step, event.steps, event.title)
-        if event.line:
-            progress.image_line(event.image_id, event.line)
-    assert stream.answer is not None
-    built = stream.answer.image
-    progress.image_built(image_id or built.image_id, built.cached, built.took_ms)
-    return built
 
 
 async def _ship(session: Session, module: ModuleType | None, image: Image, included: bool) -> tuple[Manifest, str]:

@@ -25,7 +25,7 @@ from jitney.wire.methods import Method
 
 if TYPE_CHECKING:
     from jitney.client.link import Link, Stream
-    from jitney.runner.segments import SegmentPool
+    from jitney.runner.segments import SegmentPool, SegmentPools
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
@@ -41,7 +41,7 @@ class Session:
         self.autostart = autostart
         self._server = server
         self._link: Link | None = None
-        self._pool: SegmentPool | None = None
+        self._pool: SegmentPools | None = None
 
     # ------------------------------------------------------------------------------------------- where
 
@@ -132,15 +132,19 @@ class Session:
             PORTAL.loop().call_soon_threadsafe(link.send, CancelCall(call_id))
 
     @property
-    def pool(self) -> SegmentPool:
+    def pool(self) -> SegmentPools:
         """Shared memory for large values."""
         if self._pool is None:
-            from jitney.runner.segments import SegmentPool
+            from jitney.runner.segments import SegmentPools
 
             config = state.config
             folder = str(config["segments"]) if config else str(self.home.segments)
-            self._pool = SegmentPool(folder, keep_locked=True)
+            self._pool = SegmentPools(folder, keep_locked=True)
         return self._pool
+
+    def pool_for(self, scope: str) -> SegmentPool | None:
+        """Shared memory for the arguments of a function. None in a container, to which that of others is closed."""
+        return self.pool.of(scope) if scope and state.config is None else None
 
     @property
     def blobs(self) -> str:

@@ -221,10 +221,10 @@ def _files(attachment: Attachment) -> Iterator[tuple[str, LocalFile]]:
         for relative, file in walk(local, attachment.ignore or ignore_of(None)):
             yield _join(below, relative), file
     else:
-        yield from _module_files(attachment)
+        yield from module_files(attachment)
 
 
-def _module_files(attachment: Attachment) -> Iterator[tuple[str, LocalFile]]:
+def module_files(attachment: Attachment) -> Iterator[tuple[str, LocalFile]]:
     """A top-level module by name: its file, or all folders of its package."""
     name = attachment.local
     spec = _spec(name)

@@ -13,13 +13,14 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from jitney.compose import registry
+from jitney.compose import registry, tiers
 from jitney.errors import InvalidError
+from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
 
 ENV_PREFIX = "JITNEY_"
@@ -54,6 +55,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "a container, a deployed app or unfinished work. In ms; 0 never stops it.",
         ),
     ] = 600_000
+    isolation: Annotated[
+        Isolation,
+        Meta(
+            description="The lowest tier of isolation that a container may run at: `process` (any), `oci`, "
+            "`namespaces` or `gvisor`. A function may ask for more, and never gets less; what the worker's runtime "
+            "cannot do is refused."
+        ),
+    ] = Isolation.PROCESS
     store: Annotated[
         str,
         Meta(description="Driver of the store of apps, calls and results: `sqlite`, one file in the server's folder."),
@@ -66,13 +75,45 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     runtime: Annotated[
         str,
         Meta(
-            description="Driver that runs containers. `process` forks them from warm processes of "
-            "your own user: fast, and for trusted code only."
+            description="Driver that runs containers. `namespaces` puts each behind a wall of its own (Linux, root or "
+            "not, no engine needed); `process` runs them as plain processes of your own user, for trusted code only. "
+            "`auto` takes the first where the machine can do it, and else the second."
         ),
-    ] = "process"
+    ] = "auto"
     builder: Annotated[
-        str, Meta(description="Driver that builds images. `uv` makes an environment per image with uv.")
-    ] = "uv"
+        str,
+        Meta(
+            description="Driver that builds images. `local` makes them on this machine: Python environments with uv, "
+            "and root file systems in layers where the runtime has them."
+        ),
+    ] = "local"
+    base: Annotated[
+        Literal["host", "debootstrap", "registry"],
+        Meta(
+            description="What `Image.debian_slim` is made from. `host` is this machine's own file system, read only: "
+            "nothing is fetched. `debootstrap` makes a Debian with mmdebstrap or debootstrap. `registry` takes "
+            "`python:<version>-slim`."
+        ),
+    ] = "host"
+    registry: Annotated[
+        str,
+        Meta(
+            description="Registry for names of images that have no address, such as `mirror.example.org`. "
+            "Empty is Docker Hub."
+        ),
+    ] = ""
+    build_timeout_ms: Annotated[
+        int, Meta(ge=1_000, le=DAY_MS, description="A build of an image that takes longer is ended. In ms.")
+    ] = 3_600_000
+    images_keep_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=365 * DAY_MS,
+            description="An image without a name that nothing used for this long is removed, with what no other image "
+            "needs. In ms; 0 removes nothing.",
+        ),
+    ] = 14 * DAY_MS
     index_url: Annotated[
         str,
         Meta(
@@ -88,6 +129,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "to free its memory. In ms.",
         ),
     ] = 600_000
+    template_memory_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Memory that all warm template processes may have together. When they have more, those that "
+            "save the least time for their size are stopped. In MiB; 0 is a quarter of the machine's.",
+        ),
+    ] = 0
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,7 +259,7 @@ def check(config: Config) -> list[Problem]:
         ("worker", "builder", "builder"),
     ):
         value = getattr(getattr(config, section), name)
-        known = registry.names(port)
+        known = [*registry.names(port), *([tiers.AUTO] if port == "runtime" else [])]
         if value not in known:
             problems.append(
                 Problem(

@@ -114,12 +114,17 @@ def claim(home: Home) -> Lock:
 def prepare(home: Home) -> None:
     """Make the folders, each readable by its owner alone."""
     for folder in (
-        home.root, home.blobs, home.files, home.sources, home.images, home.logs, home.containers,
-        home.socket().parent, home.segments,
+        home.root, home.blobs, home.files, home.sources, home.images, home.logs, home.containers, home.boxes,
+        home.sockets.parent, home.segments,
     ):  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.sockets.mkdir(exist_ok=True)
+    home.sockets.chmod(0o711)
+    # Containers behind a wall are other users: they may write there, and read what they know the name of. The names
+    # have more than 64 bits of chance in them, and nobody but us can list them.
+    home.blobs.chmod(0o1733)
     # The last two may be in a place that everybody can write to: somebody else's folder would be a trap.
-    for folder in (home.root, home.socket().parent, home.segments):
+    for folder in (home.root, home.sockets.parent, home.segments):
         problem = not_private(folder)
         if problem:
             raise InvalidError(problem, hint=f"run `chmod 700 {folder}` as its owner, or use another JITNEY_HOME")
@@ -200,11 +205,7 @@ def clear(home: Home) -> None:
     Memory that a client still maps stays its own until it lets go.
     """
     shutil.rmtree(home.segments, ignore_errors=True)
-    for name in ("link.sock", "runner.sock"):
-        home.socket(name).unlink(missing_ok=True)
-    sockets = home.socket().parent
-    if sockets != home.root:
-        shutil.rmtree(sockets, ignore_errors=True)
+    shutil.rmtree(home.sockets.parent, ignore_errors=True)
 
 
 def _explained(home: Home, error: OSError) -> Exception:

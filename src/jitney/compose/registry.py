@@ -9,13 +9,17 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from jitney.compose import tiers
 from jitney.errors import InvalidError
 from jitney.wire.home import Home
 
 if TYPE_CHECKING:
     from jitney.compose.config import ServerConfig, WorkerConfig
+    from jitney.ports.box import Box
     from jitney.ports.builder import ImageBuilder
+    from jitney.ports.limits import Limiter
     from jitney.ports.logs import LogStore
+    from jitney.ports.network import Network
     from jitney.ports.runtime import Runtime
     from jitney.ports.sources import SourceStore
     from jitney.ports.store import Store
@@ -26,9 +30,20 @@ DRIVERS: dict[str, dict[str, str]] = {
     "blobs": {"localdir": "jitney.drivers.blobs.localdir:LocalBlobs"},
     "sources": {"localdir": "jitney.drivers.sources.localdir:LocalSources"},
     "logs": {"files": "jitney.drivers.logs.files:LogFiles"},
-    "runtime": {"process": "jitney.drivers.runtime.process:ProcessRuntime"},
-    "builder": {"uv": "jitney.drivers.builder.uv:UvBuilder"},
+    "runtime": {
+        "process": "jitney.drivers.runtime.process:ProcessRuntime",
+        "namespaces": "jitney.drivers.runtime.namespaces:NamespacesRuntime",
+    },
+    "builder": {"local": "jitney.drivers.builder.local:LocalBuilder"},
+    "box": {
+        "host": "jitney.drivers.box.host:HostBox",
+        "namespaces": "jitney.drivers.box.namespaces:NamespacesBox",
+    },
+    "pulls": {"oci": "jitney.drivers.pulls.oci:OciPuller"},
 }
+
+# runtime -> the box that its images are built in: nothing of an image runs with less of a wall than its containers
+BOX_OF_RUNTIME = {"process": "host"}
 
 
 def names(port: str) -> list[str]:
@@ -77,13 +92,63 @@ def logs(home: Home) -> LogStore:
 
 def runtime(home: Home, config: WorkerConfig) -> Runtime:
     """What runs containers."""
-    made: Runtime = factory("runtime", config.runtime)(home)
+    name = tiers.choose(config.runtime)
+    make = factory("runtime", name)
+    made: Runtime = make(home) if name == "process" else make(home, limiter=limiter(home), network=network(home))
     return made
 
 
-def builder(home: Home, config: WorkerConfig) -> ImageBuilder:
-    """What builds images."""
-    made: ImageBuilder = factory("builder", config.builder)(home.images, index_url=config.index_url)
+def worker(home: Home, config: WorkerConfig) -> tuple[Runtime, ImageBuilder]:
+    """What runs containers and what builds their images: behind walls of the same kind, with one way out."""
+    name = tiers.choose(config.runtime)
+    if name != "namespaces":
+        return runtime(home, config), builder(home, config)
+    out = network(home)
+    made: Runtime = factory("runtime", name)(home, limiter=limiter(home), network=out)
+    own = factory("box", name)(home.boxes, limiter=limiter(home, "builds"), network=out)
+    return made, builder(home, config, own)
+
+
+def limiter(home: Home, use: str = "") -> Limiter:
+    """What bounds containers; `use` tells others from them."""
+    from jitney.drivers.limits.cgroups.driver import CgroupLimiter
+    from jitney.drivers.limits.none import NoLimiter
+
+    made = CgroupLimiter(home.short + use)
+    if made.layout.parts:
+        return made
+    return NoLimiter(why=made.layout.why, remedy=made.layout.remedy)
+
+
+def network(home: Home) -> Network:
+    """The way out of containers."""
+    from jitney.drivers.network.none import NoNetwork
+
+    return NoNetwork(why="none is chosen yet", remedy="")
+
+
+def box(home: Home, config: WorkerConfig) -> Box:
+    """What steps of image builds run in."""
+    made: Box = factory("box", BOX_OF_RUNTIME.get(config.runtime, "host"))()
+    return made
+
+
+def builder(home: Home, config: WorkerConfig, box_: Box | None = None) -> ImageBuilder:
+    """What builds images, in the box that is given, or in that of the worker's runtime."""
+    from jitney.drivers.builder.local import Settings
+
+    where = box_ or box(home, config)
+    settings = Settings(
+        base=config.base,
+        registry=config.registry,
+        index_url=config.index_url,
+        timeout_ms=config.build_timeout_ms,
+    )
+    # Layers of others are of use where there are root file systems.
+    puller = factory("pulls", "oci")(home.root / "layers") if where.capabilities().root_filesystem else None
+    made: ImageBuilder = factory("builder", config.builder)(
+        home.images, where, settings, puller=puller, sources=home.sources
+    )
     return made
 
 
@@ -92,7 +157,7 @@ def package_indexes(config: WorkerConfig) -> list[str]:
     import subprocess
     import sys
 
-    from jitney.drivers.builder.uv.settings import build_environment, parse_pip_config
+    from jitney.drivers.builder.local.settings import build_environment, parse_pip_config
 
     done = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, timeout=10

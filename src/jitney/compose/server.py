@@ -145,6 +145,7 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
         options=ServerOptions(
             version=__version__,
             http_port=config.server.http_port,
+            isolation=config.server.isolation,
             http_port_may_change=config.origins.get("server.http_port") == "default",
             idle_stop_s=idle_ms / 1000 if idle_ms else None,
         ),

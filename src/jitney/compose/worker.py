@@ -24,11 +24,13 @@ def run(home: Home, config: Config) -> int:
     from jitney.worker.main import main as work
 
     try:
+        runtime, builder = registry.worker(home, config.worker)
         return work(
             home,
-            registry.runtime(home, config.worker),
-            registry.builder(home, config.worker),
+            runtime,
+            builder,
             template_idle_ms=config.worker.template_idle_ms,
+            template_memory_mib=config.worker.template_memory_mib,
         )
     finally:
         lock.release()

@@ -1,11 +1,16 @@
-"""What containers did, in sums: for the closing line of a run."""
+"""What containers did and used, in sums."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from jitney.values.apps import RunSummary
 from jitney.values.containers import ContainerRecord
+
+NS_PER_S = 1_000_000_000
+SAMPLE_GAP_MAX_NS = 10 * NS_PER_S
 
 
 def summarize(
@@ -28,3 +33,31 @@ def summarize(
         busy_ms=busy_ms,
         idle_ms=idle_ms,
     )
+
+
+class MemoryTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory multiplied with time, summed over samples: between two of them, memory is taken to change evenly.
+
+    Over a gap that is longer than samples are apart (a machine that slept), the lesser of both ends is taken: nothing
+    is counted that nobody saw.
+    """
+
+    at_ns: int
+    memory_bytes: int
+    byte_ns: int = 0
+
+    @property
+    def byte_s(self) -> int:
+        """In whole bytes times seconds."""
+        return self.byte_ns // NS_PER_S
+
+    def until(self, now_ns: int, memory_bytes: int) -> MemoryTime:
+        """With one sample more. A clock that goes back counts nothing."""
+        elapsed_ns = max(0, now_ns - self.at_ns)
+        if elapsed_ns > SAMPLE_GAP_MAX_NS:
+            mean = min(self.memory_bytes, memory_bytes)
+        else:
+            mean = (self.memory_bytes + memory_bytes) // 2
+        return MemoryTime(
+            at_ns=max(self.at_ns, now_ns), memory_bytes=memory_bytes, byte_ns=self.byte_ns + mean * elapsed_ns
+        )

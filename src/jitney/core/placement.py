@@ -22,6 +22,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     cpu_milli: int
     memory_mib: int
+    disk_mib: int = 0  # 0: not known
     used_cpu_milli: int = 0
     used_memory_mib: int = 0
     connected: bool = True
@@ -65,6 +66,9 @@ def has_size(want: Resources, node: NodeView) -> str | None:
         return f"it has {node.cpu_milli / 1000:g} cores, {want.cpu_milli / 1000:g} are asked for"
     if want.memory_mib > node.memory_mib:
         return f"it has {node.memory_mib:,} MiB of memory, {want.memory_mib:,} are asked for"
+    disk_mib = want.ephemeral_disk_mib or 0
+    if node.disk_mib and disk_mib > node.disk_mib:
+        return f"its disk has {node.disk_mib:,} MiB, {disk_mib:,} are asked for"
     return None
 
 

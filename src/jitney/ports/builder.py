@@ -24,15 +24,26 @@ The contract, for every driver:
 10. What an earlier run left half-made is removed by `reap`: call it once, before anything else. It leaves alone what
     another living process makes or uses.
 11. `close` ends builds that run. Nothing may be asked of the builder afterwards.
+12. `cached` says for each step of a plan whether a build would find its result: for a setting, always. It does nothing.
+    With `force_build` nothing is found, but settings.
+13. A name is "name:tag" (without a tag: "name:latest") and stands for one image. `tag` gives a name to an image that is
+    there, and takes it from the image that had it. `resolve` gives the id that a name stands for, and an id itself:
+    None where the image is not there. An image whose base is `Named` is planned as the image that the name stands for
+    with more layers: it has the id that it would have if it had been declared so, and finds the layers built.
+14. `images` lists what `find` finds, each once, the one that was used last first.
+15. `remove` takes an image and its names away; False: it was not there. One of `in_use` is refused (`InvalidError`), and
+    so is one that a process of this machine runs from, where the driver can tell. What other images need stays.
+16. `collect` removes the images that were not used for `keep_ms` before `now_ms`, have no name, and are not of `in_use`;
+    with `dry_run` it removes nothing and gives the same answer. Then it removes results that no image needs any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from jitney.core.imageplan import ImagePlan
-from jitney.values.images import BuiltImage, ImageSpec
+from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec
 
 OnProgress = Callable[[int, int, str, str], None]
 
@@ -47,8 +58,13 @@ class ImageBuilder(Protocol):
 
         Raises:
             InvalidError: it cannot be right.
+            NotFoundError: its base is an image that is not there.
             UnsupportedError: this driver cannot make it.
         """
+        ...
+
+    def cached(self, plan: ImagePlan) -> tuple[bool, ...]:
+        """For each step, whether its result is there."""
         ...
 
     async def build(self, spec: ImageSpec, on_progress: OnProgress) -> BuiltImage:
@@ -68,6 +84,41 @@ class ImageBuilder(Protocol):
         Raises:
             InvalidError: not an image id.
         """
+        ...
+
+    def resolve(self, name: str) -> str | None:
+        """The id of the image with that name, or that id, if it is there.
+
+        Raises:
+            InvalidError: neither a name nor an id.
+        """
+        ...
+
+    def tag(self, image_id: str, name: str) -> str:
+        """Give an image a name; the name in its full form, "name:tag".
+
+        Raises:
+            InvalidError: not a name.
+            NotFoundError: the image is not there.
+        """
+        ...
+
+    async def images(self) -> list[ImageRecord]:
+        """What is there."""
+        ...
+
+    async def remove(self, image_id: str, *, in_use: Collection[str] = ()) -> bool:
+        """Remove an image.
+
+        Raises:
+            InvalidError: it is in use.
+        """
+        ...
+
+    async def collect(
+        self, keep_ms: int, now_ms: int, *, dry_run: bool = False, in_use: Collection[str] = ()
+    ) -> Collected:
+        """Remove images that nobody used for so long."""
         ...
 
     async def reap(self) -> int:

@@ -29,16 +29,17 @@ The contract, for every driver:
 10. Handles are plain values. They do not outlive the process that holds the runtime: `capabilities().survives_worker`
     says so.
 11. A cancelled `start` or `open_template` leaves nothing behind.
+12. A runtime that is a `TemplateInsight` too tells of each open template that ends without having been closed, once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from jitney.values.containers import Exit, Launch, LogLine, TemplateSpec
+from jitney.values.containers import Exit, Launch, Limits, LogLine, TemplateSpec, Usage
 from jitney.values.images import BuiltImage
 
 Output = Callable[[Sequence[LogLine]], bool]
@@ -52,6 +53,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: bool  # memory_limit_mib is enforced
     process_limit: bool  # a fork bomb is stopped
     survives_worker: bool = False  # containers outlive the process that started them
+    exec: bool = False  # commands can be run in containers that live: see ports.interactive
 
 
 class ContainerHandle(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,7 @@ class ContainerHandle(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     start_ticks: int = 0
     fork_ms: float = 0.0
+    note: str = ""  # why it was not forked from all that its template could have had
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +72,17 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 0
     rss_kib: int = 0
     cpu_ms: int = 0
+    usage: Usage = Usage()
+    limits: Limits = Limits()
+
+
+class TemplateFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an open template. 0 where it is not measured."""
+
+    import_ms: float = 0.0
+    snapshot_ms: float = 0.0  # of its @enter(snap=True) methods
+    kib: int = 0  # memory of its own
+    note: str = ""  # why containers are not forked from it, or without its snapshot; '': they are
 
 
 class TemplateFailed(Exception):
@@ -92,6 +106,19 @@ class StartFailed(Exception):
     def __init__(self, message: str, payload: bytes = b"") -> None:
         super().__init__(message)
         self.payload = payload
+
+
+@runtime_checkable
+class TemplateInsight(Protocol):
+    """What a runtime with processes for templates does besides: it makes the choice of those to keep a good one."""
+
+    def template_facts(self, spec: TemplateSpec) -> TemplateFacts | None:
+        """About an open template; None when it is not open."""
+        ...
+
+    def watch_templates(self, on_death: Callable[[TemplateSpec], None]) -> None:
+        """Call `on_death`, on the loop, for each open template that ends without having been closed."""
+        ...
 
 
 class Runtime(Protocol):

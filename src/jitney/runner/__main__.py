@@ -1,6 +1,6 @@
-"""Start a template or a cold container by path, with an interpreter that does not have Jitney installed.
+"""Start a template, a cold container or a wall by path, with an interpreter that does not have Jitney installed.
 
-    python .../jitney/runner/__main__.py template|cold FD
+    python .../jitney/runner/__main__.py template|cold|wall FD
 
 Only this package is made importable from where it lies, not what lies beside it: the image's own packages are the
 user's, and those of the worker's environment must not be mistaken for them.
@@ -34,7 +34,12 @@ def _main() -> None:
     if sys.path and os.path.abspath(sys.path[0]) == _RUNNER:
         sys.path[0] = ""  # its modules have names like `load`; the current folder goes as with `python -m`
     sys.meta_path.append(_Finder)  # last: an installed Jitney comes first
-    if sys.argv.pop(1) == "cold":
+    kind = sys.argv.pop(1)
+    if kind == "wall":
+        from jitney.runner.wall.launch import main as launch
+
+        sys.exit(launch(int(sys.argv[1])))
+    if kind == "cold":
         from jitney.runner.cold import main
     else:
         from jitney.runner.template import main

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from jitney.runner import forkable, template_protocol
+from jitney.runner import forkable, snapshot, template_protocol
 from jitney.runner.failures import encode_failure
 from jitney.runner.load import import_module
 from jitney.runner.process import line_buffer_output
@@ -28,7 +28,7 @@ class Control:
         self._descriptors: list[int] = []
 
     def receive(self) -> list[dict[str, Any]]:
-        """Wait for messages; none at the end. A FORK message has its descriptors in "stdout" and "stderr"."""
+        """Wait for messages; none at the end. A FORK message has its descriptors in "stdout", "stderr" and "given"."""
         try:
             data, descriptors = template_protocol.receive(self.sock)
         except OSError:
@@ -38,20 +38,24 @@ class Control:
         messages = self._splitter.feed(data)
         for message in messages:
             if message["kind"] == template_protocol.FORK:
-                message["stdout"], message["stderr"] = self._descriptors[:2]
-                del self._descriptors[:2]
+                count = 2 + int(message.get("descriptors") or 0)
+                message["stdout"], message["stderr"], *message["given"] = self._descriptors[:count]
+                del self._descriptors[:count]
         return messages
 
-    def send(self, kind: str, **fields: Any) -> None:
+    def send(self, kind: str, descriptors: tuple[int, ...] = (), **fields: Any) -> None:
         """Send a message; to a worker that is gone, nothing."""
         try:
-            template_protocol.send_frame(self.sock, template_protocol.pack({"kind": kind, **fields}))
+            template_protocol.send_frame(self.sock, template_protocol.pack({"kind": kind, **fields}), descriptors)
         except OSError:
             self.ended = True
 
 
-def start(control: Control) -> tuple[Any, list[dict[str, Any]]]:
-    """Do as LOAD says: (the user's module, messages that came with it). Ends the process if the import fails."""
+def start(control: Control, *, is_cold: bool = False) -> tuple[Any, list[dict[str, Any]]]:
+    """Do as LOAD says: (the user's module, messages that came with it). Ends the process if the import fails.
+
+    A cold container takes no snapshot: it runs those methods itself, when it has a log and a link.
+    """
     line_buffer_output()
     _drop_current_folder()
     messages: list[dict[str, Any]] = []
@@ -60,7 +64,8 @@ def start(control: Control) -> tuple[Any, list[dict[str, Any]]]:
         if control.ended:
             raise SystemExit(0)
     load = messages.pop(0)
-    started_s = time.monotonic()
+    started_s = imported_s = time.monotonic()
+    left: list[str] = []
     try:
         module = import_module(
             str(load.get("module") or ""),
@@ -68,6 +73,10 @@ def start(control: Control) -> tuple[Any, list[dict[str, Any]]]:
             main_module=bool(load.get("main_module")),
             sys_path=[str(folder) for folder in load.get("sys_path") or []],
         )
+        imported_s = time.monotonic()
+        obstacles = forkable.obstacles()
+        if load.get("snapshot") and not is_cold and not obstacles:
+            left = snapshot.take(module, load["snapshot"], started_s)
     except BaseException as error:
         import base64
 
@@ -75,19 +84,23 @@ def start(control: Control) -> tuple[Any, list[dict[str, Any]]]:
         failure = base64.b64encode(encode_failure(error)).decode()
         control.send(template_protocol.LOAD_FAILED, failure=failure)
         raise SystemExit(1) from None
-    took_ms = round((time.monotonic() - started_s) * 1000, 3)
-    obstacles = forkable.obstacles()
     control.send(
         template_protocol.LOADED,
         pid=os.getpid(),
         python_version=".".join(map(str, sys.version_info[:3])),
         cloudpickle_version=cloudpickle_version(),
-        ms=took_ms,
-        threads=sum(obstacles.values()),
+        ms=_ms(started_s, imported_s),
+        snapshot_ms=_ms(imported_s, time.monotonic()) if load.get("snapshot") else 0.0,
+        threads=sum(obstacles.values()) + len(left),
         native_threads=forkable.native_threads(),
-        obstacles=list(obstacles),
+        obstacles=[*obstacles, *left],
+        is_snapshot_to_blame=bool(left),
     )
     return module, messages
+
+
+def _ms(start_s: float, end_s: float) -> float:
+    return round((end_s - start_s) * 1000, 3)
 
 
 def cloudpickle_version() -> str:

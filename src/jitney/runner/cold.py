@@ -21,7 +21,7 @@ def main() -> int:
     """Be a container, as told on the control socket whose number is the first argument. Does not return."""
     process.prepare_prctl()
     control = Control(int(sys.argv[1]))
-    module, messages = start(control)
+    module, messages = start(control, is_cold=True)
     while not messages:
         messages = control.receive()
         if control.ended:

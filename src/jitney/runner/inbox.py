@@ -18,12 +18,13 @@ HEADERS_MAX = 1_000
 class Work:
     """One invocation: an input, or with `batch` the inputs of one @batched invocation."""
 
-    __slots__ = ("attempt", "batch", "call", "calls", "durable", "index", "method", "payload", "token")
+    __slots__ = ("attempt", "batch", "by_file", "call", "calls", "durable", "index", "method", "payload", "token")
 
-    def __init__(self, call: str, method: str, durable: bool, first: protocol.RunInput) -> None:
+    def __init__(self, call: str, method: str, durable: bool, by_file: bool, first: protocol.RunInput) -> None:
         self.call = call
         self.method = method
         self.durable = durable
+        self.by_file = by_file
         self.token, self.index, self.attempt, self.payload = first
         self.batch: list[protocol.RunInput] | None = None
         self.calls: dict[int, str] = {}  # of a batch: the call of each token
@@ -47,7 +48,7 @@ class Inbox:
         self.grace_ms = 0
         self.rejected: bytes | None = None
         self.on_cancel: Callable[[Work], None] | None = None
-        self._headers: dict[bytes, tuple[tuple[str, ...], str, bool]] = {}
+        self._headers: dict[bytes, tuple[tuple[str, ...], str, bool, bool]] = {}
 
     def take(self, kind: int, body: bytes) -> bytes | None:
         """Take a frame in; the frame to answer with, if any.
@@ -108,7 +109,7 @@ class Inbox:
             try:
                 fields: dict[str, Any] = json.loads(header)
                 calls = tuple(map(str, fields["calls"])) if batch else (str(fields["call"]),)
-                known = calls, str(fields["method"]), bool(fields.get("durable"))
+                known = calls, str(fields["method"]), bool(fields.get("durable")), bool(fields.get("by_file"))
             except (ValueError, KeyError, TypeError) as error:
                 raise protocol.ProtocolError(f"the header of a RUN frame: {error}") from None
             if len(self._headers) >= HEADERS_MAX:
@@ -116,7 +117,7 @@ class Inbox:
             self._headers[header] = known
         if self.stopping:
             return protocol.pack_tokens(protocol.RECALLED, [item.token for item in inputs])
-        calls, method, durable = known
+        calls, method, durable, by_file = known
         if batch and len(calls) != len(inputs):
             raise protocol.ProtocolError("the header of a RUN_BATCH frame has not a call for each input")
         new = [(calls[at] if batch else calls[0], item) for at, item in enumerate(inputs)]
@@ -124,9 +125,9 @@ class Inbox:
         for call, item in new:
             self.unreported[item.token] = (call, item.index, item.attempt)
         if not batch:
-            self.waiting.extend([Work(call, method, durable, item) for call, item in new])
+            self.waiting.extend([Work(call, method, durable, by_file, item) for call, item in new])
         elif new:
-            work = Work(new[0][0], method, durable, new[0][1])
+            work = Work(new[0][0], method, durable, by_file, new[0][1])
             work.batch = [item for _, item in new]
             work.calls = {item.token: call for call, item in new}
             self.waiting.append(work)

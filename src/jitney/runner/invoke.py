@@ -58,7 +58,7 @@ class Values:
     def __init__(self, config: dict[str, Any]) -> None:
         folder = config.get("segments")
         self.name = str(config.get("function", "the function"))
-        self.pool = SegmentPool(folder) if folder else None
+        self.pool = SegmentPool(folder, str(config["scope"])) if folder else None
         self.blobs: str | None = config.get("blobs") or None
 
     def decode(self, data: bytes) -> Any:
@@ -69,7 +69,8 @@ class Values:
         """A result, or a yielded item."""
         try:
             if not work.durable:
-                data = payload.encode(value, pool=self.pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
+                pool = None if work.by_file else self.pool
+                data = payload.encode(value, pool=pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
             else:
                 data = payload.encode(
                     value,

@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
         """Whether any of it needs an event loop."""
         if any(method.is_async for method in self.methods.values()):
             return True
-        return any(_flags(hook) & _CO_COROUTINE for hook in [*self.enter, *self.exit])
+        return any(map(is_async, [*self.enter, *self.exit]))
 
 
 def import_module(name: str, source: str, *, main_module: bool, sys_path: list[str]) -> Any:
@@ -64,26 +64,39 @@ def import_module(name: str, source: str, *, main_module: bool, sys_path: list[s
     return module
 
 
-def load(config: dict[str, Any], module: Any) -> Loaded:
+class Prepared(NamedTuple):
+    """An instance whose snapshot methods have run: the forks of a template begin with it."""
+
+    user_class: type
+    instance: Any
+
+
+def load(config: dict[str, Any], module: Any, prepared: Prepared | None = None) -> Loaded:
     """The function or class that `config` (Launch.config) names, ready to run.
 
     Raises:
         LoadError: it is not there, or not what was said.
         Exception: whatever the user's constructor raises.
     """
-    if config.get("pickled"):
-        target = pickle.loads(base64.b64decode(config["pickled"]))
-    else:
-        target = _resolve(module, str(config["qualname"]))
     specs = config["methods"]
     if config.get("is_class"):
-        return _load_class(_unwrap_class(target), config, specs)
-    function = _unwrap_function(target)
+        if prepared is not None:
+            return _load_class(prepared.user_class, prepared.instance, specs, [False])
+        user_class = class_of(module, config)
+        instance = make_instance(user_class, str(config.get("parameters") or ""))
+        return _load_class(user_class, instance, specs, [True, False])
+    function = _unwrap_function(_find(module, config))
     if not callable(function):
         raise LoadError(f"{config['qualname']!r} is a {type(function).__name__}, not a function")
     spec = specs[0]
     method = Method(spec["name"], function, spec["is_async"], spec["is_generator"])
     return Loaded({method.name: method}, [], [])
+
+
+def _find(module: Any, where: dict[str, Any]) -> Any:
+    if where.get("pickled"):
+        return pickle.loads(base64.b64decode(where["pickled"]))
+    return _resolve(module, str(where["qualname"]))
 
 
 def _resolve(module: Any, qualname: str) -> Any:
@@ -112,17 +125,50 @@ def _unwrap_class(target: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ classes
 
 
-def _load_class(user_class: Any, config: dict[str, Any], specs: list[dict[str, Any]]) -> Loaded:
+def class_of(module: Any, where: dict[str, Any]) -> type:
+    """The class that is `pickled` in, or named by the `qualname` of, `where`.
+
+    Raises:
+        LoadError: it is not there, or no class.
+    """
+    user_class = _unwrap_class(_find(module, where))
     if not isinstance(user_class, type):
-        raise LoadError(f"{config['qualname']!r} is a {type(user_class).__name__}, not a class")
-    instance = _instantiate(user_class, _parameters(config.get("parameters") or ""))
+        raise LoadError(f"{where['qualname']!r} is a {type(user_class).__name__}, not a class")
+    return user_class
+
+
+def make_instance(user_class: type, parameters: str) -> Any:
+    """An instance, made with parameters in base64.
+
+    Raises:
+        LoadError: they are not those of the class.
+        Exception: whatever the user's constructor raises.
+    """
+    return _instantiate(user_class, _parameters(parameters))
+
+
+def hooks(instance: Any, *, snap: bool) -> list[Callable[[], Any]]:
+    """The methods to run at the start: those for a snapshot, or the others. Base classes first, then as written."""
+    return [
+        _bind(instance, name)
+        for name, value in _marked(type(instance), "__jitney_enter__").items()
+        if bool(getattr(value, "__jitney_snap__", False)) is snap
+    ]
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to await."""
+    return bool(_flags(function) & _CO_COROUTINE)
+
+
+def _load_class(user_class: type, instance: Any, specs: list[dict[str, Any]], rounds: list[bool]) -> Loaded:
     methods = {}
     for spec in specs:
         name = spec["name"]
         if not hasattr(user_class, name):
             raise LoadError(f"class {user_class.__qualname__!r} has no method {name!r}")
         methods[name] = Method(name, _bind(instance, name), spec["is_async"], spec["is_generator"])
-    enter = [_bind(instance, name) for name in _marked(user_class, "__jitney_enter__")]
+    enter = [hook for snap in rounds for hook in hooks(instance, snap=snap)]
     leave = [_bind(instance, name) for name in _marked(user_class, "__jitney_exit__")]
     return Loaded(methods, enter, leave)
 
@@ -166,14 +212,15 @@ def parameter_markers(user_class: type) -> dict[str, Any]:
     return markers
 
 
-def _marked(user_class: type, mark: str) -> list[str]:
-    """Names of the methods with a mark: base classes first, then as written."""
-    names: dict[str, None] = {}
+def _marked(user_class: type, mark: str) -> dict[str, Any]:
+    """The methods with a mark, by name: base classes first, then as written."""
+    found: dict[str, Any] = {}
     for base in reversed(user_class.__mro__):
         for name, value in vars(base).items():
-            if getattr(getattr(value, "__func__", value), mark, False):
-                names[name] = None
-    return list(names)
+            function = getattr(value, "__func__", value)
+            if getattr(function, mark, False):
+                found[name] = function
+    return found
 
 
 def _bind(instance: Any, name: str) -> Callable[..., Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from time import monotonic
 from typing import Any
 
-from jitney.runner import protocol
+from jitney.runner import protocol, snapshot
 from jitney.runner.failures import encode_failure
 from jitney.runner.inbox import Inbox
 from jitney.runner.invoke import Invoker, Values, note
@@ -51,7 +52,7 @@ class Container:
 
     def start(self, module: Any) -> tuple[Any, Loaded]:
         """(executor, loaded), with start-up code run and READY said."""
-        loaded = load(self.config, module)
+        loaded = load(self.config, module, snapshot.prepared)
         load_s = monotonic()
         invoker = Invoker(loaded.methods, Values(self.config), self.outbox)
         invoker.fork_guard = guard_forks(self.link)
@@ -60,15 +61,18 @@ class Container:
             # Start-up code may take minutes: a server that restarts meanwhile is found again.
             self.outbox.start()
             executor.run_hooks(loaded, entering=True)
-        phases = {"load": _ms(self.started_s, load_s), "enter": _ms(load_s, monotonic())}
-        ready = protocol.pack_json(protocol.READY, {"phases_ms": phases})
+        self.say_ready({"load": _ms(self.started_s, load_s), "enter": _ms(load_s, monotonic())})
+        if not loaded.enter:
+            self.outbox.start()
+        return executor, loaded
+
+    def say_ready(self, phases_ms: dict[str, float]) -> None:
+        """Start-up is over."""
+        ready = protocol.pack_json(protocol.READY, {"phases_ms": phases_ms})
         with self.link.lock:
             if not self.link.connection.ended:
                 self.link.send_locked(ready)
             self.ready = ready  # after a break it is said again, first of all
-        if not loaded.enter:
-            self.outbox.start()
-        return executor, loaded
 
     def deliver(self) -> None:
         """Get out all that was said, also what could not be sent while the link was broken, and hang up."""
@@ -90,6 +94,8 @@ def run(config: dict[str, Any], module: Any) -> int:
     except LinkLost as lost:
         note(str(lost))
         return EXIT_FAILED
+    if config.get("hold"):
+        return _hold(container)
     try:
         executor, loaded = container.start(module)
     except InputCancellation:
@@ -109,6 +115,29 @@ def run(config: dict[str, Any], module: Any) -> int:
     if code == EXIT_OK:
         container.deliver()
     return code
+
+
+def _hold(container: Container) -> int:
+    """Run nothing, and be there until told to end: others run commands in this container."""
+
+    def end(_number: int, _frame: Any) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what commands leave behind may come to us, to be collected
+    container.say_ready({"load": _ms(container.started_s, monotonic()), "enter": 0.0})
+    try:
+        while True:
+            for kind, _ in container.link.receive():
+                if kind in (protocol.STOP, protocol.REJECT):
+                    container.link.send(protocol.pack_json(protocol.BYE, {}))
+                    container.deliver()
+                    return EXIT_OK
+    except LinkLost as lost:
+        note(str(lost))
+        return EXIT_FAILED
+    except SystemExit:
+        return EXIT_TERMINATED
 
 
 def _executor(loaded: Loaded, config: dict[str, Any]) -> Any:

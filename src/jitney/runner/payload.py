@@ -26,7 +26,7 @@ from jitney.runner.failures import FailureInfo as FailureInfo
 from jitney.runner.failures import decode_failure as decode_failure
 from jitney.runner.failures import encode_failure as encode_failure
 from jitney.runner.failures import encode_failure_text as encode_failure_text
-from jitney.runner.segments import SegmentGone, SegmentPool, is_name, populate
+from jitney.runner.segments import SegmentGone, SegmentPool, SegmentPools, is_name, populate
 
 INLINE_BYTES_MAX = 256 * 1024  # as values.calls has it, which containers cannot import
 INLINE_BYTES_MAX_DURABLE = 64 * 1024
@@ -73,8 +73,8 @@ def encode(
 ) -> bytes:
     """`value` as a payload of at most `inline_max` bytes; a larger one goes to a segment, or else to a file.
 
-    Without `pool` a large value goes to the file `name` in `blobs` (durable calls: synced to disk); without either it
-    stays inline. `main_by_value`: the other side has not this process's `__main__`, so what refers to it is sent whole.
+    Without `pool` a large value goes to a file in `blobs`: `name`, synced to disk (durable calls), or one of its own;
+    without either it stays inline. `main_by_value`: the other side has not this process's `__main__`, so what refers to it is sent whole.
 
     Raises:
         UnpicklableError: it cannot be pickled.
@@ -92,11 +92,11 @@ def encode(
         if segment is not None:
             return b"S" + _U64.pack(size) + segment.encode()
     if blobs is not None:
-        return b"F" + _U64.pack(size) + _write_file(blobs, name, parts, synced=pool is None).encode()
+        return b"F" + _U64.pack(size) + _write_file(blobs, name, parts, synced=bool(name)).encode()
     return b"".join(parts)
 
 
-def decode(payload: bytes, *, pool: SegmentPool | None = None, blobs: str | None = None) -> Any:
+def decode(payload: bytes, *, pool: SegmentPool | SegmentPools | None = None, blobs: str | None = None) -> Any:
     """The value of a payload. Arrays in it are writable, and read in place where it came by reference.
 
     Raises:
@@ -220,7 +220,7 @@ def _write_file(blobs: str, name: str, parts: list[Any], *, synced: bool) -> str
         raise PayloadError(f"{name[:64]!r} cannot be the name of a blob")
     path = os.path.join(blobs, name)
     unfinished = f"{path}.{os.urandom(4).hex()}.part"
-    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         try:
             for part in parts:
@@ -260,7 +260,7 @@ def _reference(payload: bytes) -> tuple[str, int]:
     return name, size
 
 
-def _load_reference(payload: bytes, pool: SegmentPool | None, blobs: str | None) -> Any:
+def _load_reference(payload: bytes, pool: SegmentPool | SegmentPools | None, blobs: str | None) -> Any:
     name, size = _reference(payload)
     if payload[:1] == b"S":
         if pool is None:

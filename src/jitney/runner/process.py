@@ -84,7 +84,21 @@ def line_buffer_output() -> None:
 
 
 def reseed() -> None:
-    """Give this fork random numbers of its own. (`random` does so by itself, as do `uuid` and `secrets`.)"""
+    """Give this fork random numbers of its own: those of the libraries' common generators.
+
+    `secrets`, `uuid.uuid4` and `os.urandom` ask the system. OpenSSL and `tempfile` know a fork by its process id, which
+    in a process namespace of its own may be that of the template. Generators that user code made (`random.Random()`,
+    `numpy.random.default_rng()`) are not known here.
+    """
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed()
+    ssl = sys.modules.get("_ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(32), 32.0)
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None  # type: ignore[attr-defined]
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "little"))

@@ -21,7 +21,7 @@ FRAME_BYTES_MAX = 64 * 1024 * 1024
 # server -> runner
 WELCOME = 1  # json {}
 REJECT = 2  # json {"reason": str}: exit now
-RUN = 3  # header json {"call": id, "method": name, "durable": bool} + table of inputs
+RUN = 3  # header json {"call": id, "method": name, "durable": bool, "by_file": bool} + table of inputs
 RUN_BATCH = 4  # the same; the inputs are one @batched invocation, and may be of several calls: header has "calls"
 #   (a list with the call id of each input) instead of "call"
 CANCEL = 5  # u64 tokens: raise InputCancellation in those that run (a FAILURE follows); drop the others (RECALLED)
@@ -97,14 +97,18 @@ def unpack_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def run_header(call_id: str, method: str, durable: bool) -> bytes:
-    """The header of RUN frames of one call: encode it once per call."""
-    return json.dumps({"call": call_id, "method": method, "durable": durable}, separators=(",", ":")).encode()
+def run_header(call_id: str, method: str, durable: bool, by_file: bool = False) -> bytes:
+    """The header of RUN frames of one call: encode it once per call.
+
+    `by_file`: who called does not see the shared memory that this container writes to.
+    """
+    fields = {"call": call_id, "method": method, "durable": durable, "by_file": by_file}
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def batch_header(call_ids: list[str], method: str) -> bytes:
+def batch_header(call_ids: list[str], method: str, by_file: bool = False) -> bytes:
     """The header of a RUN_BATCH frame."""
-    return json.dumps({"calls": call_ids, "method": method}, separators=(",", ":")).encode()
+    return json.dumps({"calls": call_ids, "method": method, "by_file": by_file}, separators=(",", ":")).encode()
 
 
 def pack_run(header: bytes, inputs: list[RunInput], *, batch: bool = False) -> bytes:

@@ -4,8 +4,13 @@ Copying 64 MiB into fresh pages costs five to ten times what copying into pages 
 page and takes a fault for it). So segments are not deleted after use but go back to `free/`, and a producer keeps its
 mapping of the ones that it wrote.
 
-    free/18-6f3a...            anybody's to take; 18 = 2**18 bytes at most
-    used/18-6f3a....9c01d2e4   holds one value. The last part is new each time: an old name never finds a new value
+    SCOPE/free/18-6f3a...            anybody's to take; 18 = 2**18 bytes at most
+    SCOPE/used/18-6f3a....9c01d2e4   holds one value. The last part is new each time: an old name never finds a new value
+
+A scope is what the values of one piece of code have in common: a container sees the folder of its own scope and no
+other, so that nobody's values are within reach of somebody else's code, and no segment is used again across the two.
+Names have it in front: SCOPE/18-6f3a....9c01d2e4. The containers behind a wall have other ids than the client: within a
+scope everybody may write, and the folder of all scopes is for this user only.
 
 Who may do what is settled by two things that the kernel gives up by itself when a process dies: `flock` and `rename`.
 
@@ -40,7 +45,8 @@ LOCK_WAIT_S = 5.0  # how long a reader waits for a writer that is about to find 
 SWEEP_AFTER_S = 3_600.0
 IDLE_AFTER_S = 300.0  # free segments older than this give their memory back
 
-_NAME = re.compile(r"\d{2}-[0-9a-f]{12}\.[0-9a-f]{8}")
+_NAME = re.compile(r"([A-Za-z0-9-]{1,40})/(\d{2}-[0-9a-f]{12}\.[0-9a-f]{8})")
+_SCOPE = re.compile(r"[A-Za-z0-9-]{1,40}")
 _MADV_POPULATE_READ = 22  # Linux 5.14: map all pages in one call instead of a fault for each sixteen
 
 
@@ -67,9 +73,22 @@ class _Mapped:
 
 
 def prepare(folder: str) -> None:
-    """Make the folder, for this user only."""
-    for name in (folder, os.path.join(folder, "free"), os.path.join(folder, "used")):
-        os.makedirs(name, mode=0o700, exist_ok=True)
+    """Make the folder of all scopes, for this user only."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+
+
+def prepare_scope(folder: str, scope: str) -> str:
+    """Make the folder of a scope, for whoever is let into it: its path."""
+    if not _SCOPE.fullmatch(scope):
+        raise ValueError(f"{scope!r} cannot name a scope of segments")
+    path = os.path.join(folder, scope)
+    for name in (path, os.path.join(path, "free"), os.path.join(path, "used")):
+        try:
+            os.mkdir(name)
+            os.chmod(name, 0o777)
+        except OSError:
+            pass  # it is there; or there is no room, and values go another way
+    return path
 
 
 def is_name(name: str) -> bool:
@@ -79,8 +98,9 @@ def is_name(name: str) -> bool:
 
 def wipe(folder: str) -> None:
     """Remove all segments. Only for when nobody can be reading them."""
-    for path, _ in _files(folder, "free", "used"):
-        _unlink(path)
+    for scope in _scopes(folder):
+        for path, _ in _files(scope, "free", "used"):
+            _unlink(path)
 
 
 def sweep(folder: str, now_s: float, *, used_after_s: float = SWEEP_AFTER_S, idle_after_s: float = IDLE_AFTER_S) -> int:
@@ -89,11 +109,19 @@ def sweep(folder: str, now_s: float, *, used_after_s: float = SWEEP_AFTER_S, idl
     `now_s` is Unix time. Gives how many were removed.
     """
     removed = 0
-    for where, age_s in (("used", used_after_s), ("free", idle_after_s)):
-        for path, status in _files(folder, where):
-            if now_s - status.st_ctime >= age_s:
-                removed += _remove_unlocked(path)
+    for scope in _scopes(folder):
+        for where, age_s in (("used", used_after_s), ("free", idle_after_s)):
+            for path, status in _files(scope, where):
+                if now_s - status.st_ctime >= age_s:
+                    removed += _remove_unlocked(path)
     return removed
+
+
+def _scopes(folder: str) -> list[str]:
+    try:
+        return [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
 
 
 def default_budget_bytes() -> int:
@@ -102,14 +130,17 @@ def default_budget_bytes() -> int:
 
 
 class SegmentPool:
-    """This process's access to a folder of segments. Safe to use from several threads.
+    """This process's access to the segments of one scope in `folder`. Safe to use from several threads.
 
     `keep_locked`: hold a shared lock on what was stored until it is released (a client, whose inputs may wait for
     hours); without it (a container) a stored value is anybody's to read and nobody's to hold.
     """
 
-    def __init__(self, folder: str, *, keep_locked: bool = False, budget_bytes: int | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: str, scope: str, *, keep_locked: bool = False, budget_bytes: int | None = None
+    ) -> None:
+        self.scope = scope
+        self.folder = prepare_scope(folder, scope)
         self.keep_locked = keep_locked
         self.budget_bytes = default_budget_bytes() if budget_bytes is None else budget_bytes
         self._pid = os.getpid()
@@ -138,7 +169,7 @@ class SegmentPool:
             held = sum(1 for other in self._mine.values() if other.used_as)
             keep = self.keep_locked and held <= HELD_MAX
             fcntl.flock(segment.fd, fcntl.LOCK_SH if keep else fcntl.LOCK_UN)
-            name = segment.used_as
+            name = f"{self.scope}/{segment.used_as}"
             if not keep:
                 segment.used_as = ""
             self._trim(segment)
@@ -146,16 +177,17 @@ class SegmentPool:
 
     def release(self, name: str) -> None:
         """Nobody new will read this value: its segment may be written again once those who read it let go."""
-        if not is_name(name):
+        used_as = self._own(name)
+        if not used_as:
             return
-        base = name.partition(".")[0]
+        base = used_as.partition(".")[0]
         with self._lock:
             try:
-                os.rename(self._path("used", name), self._path("free", base))
+                os.rename(self._path("used", used_as), self._path("free", base))
             except OSError:
                 pass
             segment = self._mine.get(base)
-            if segment is not None and segment.used_as == name:
+            if segment is not None and segment.used_as == used_as:
                 segment.used_as = ""
                 fcntl.flock(segment.fd, fcntl.LOCK_UN)
 
@@ -235,6 +267,7 @@ class SegmentPool:
         used_as = f"{name}.{os.urandom(4).hex()}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         segment = _Mapped(name, os.open(self._path("used", used_as), flags, 0o600))
+        os.fchmod(segment.fd, 0o666)
         segment.used_as = used_as
         fcntl.flock(segment.fd, fcntl.LOCK_EX)
         os.ftruncate(segment.fd, 1 << size_class)
@@ -318,9 +351,10 @@ class SegmentPool:
             os.close(fd)
 
     def _open_locked(self, name: str) -> int:
-        if not is_name(name):
-            raise SegmentGone(f"{name[:64]!r} is not the name of a segment")
-        path = self._path("used", name)
+        used_as = self._own(name)
+        if not used_as:
+            raise SegmentGone(f"{name[:80]!r} is not the name of a segment here")
+        path = self._path("used", used_as)
         deadline = time.monotonic() + LOCK_WAIT_S
         fd = -1
         try:
@@ -356,8 +390,57 @@ class SegmentPool:
                 os.close(fd)
             self._pinned.clear()
 
+    def _own(self, name: str) -> str:
+        """The name without its scope; '' for one that is not of this scope."""
+        found = _NAME.fullmatch(name)
+        return found[2] if found and found[1] == self.scope else ""
+
     def _path(self, where: str, name: str) -> str:
         return f"{self.folder}/{where}/{name}"
+
+
+class SegmentPools:
+    """A client's access to the segments of all scopes: values are read by their names, and written to one of them."""
+
+    def __init__(self, folder: str, *, keep_locked: bool = False) -> None:
+        self._folder = folder
+        self._keep_locked = keep_locked
+        self._pools: dict[str, SegmentPool] = {}
+
+    def of(self, scope: str) -> SegmentPool:
+        """The pool of a scope."""
+        pool = self._pools.get(scope)
+        if pool is None:
+            pool = self._pools.setdefault(scope, SegmentPool(self._folder, scope, keep_locked=self._keep_locked))
+        return pool
+
+    def attach(self, name: str, size: int) -> memoryview:
+        """See SegmentPool."""
+        return self._named(name).attach(name, size)
+
+    def pin(self, name: str) -> bool:
+        """See SegmentPool."""
+        return is_name(name) and self._named(name).pin(name)
+
+    def unpin(self, name: str) -> None:
+        """See SegmentPool."""
+        if is_name(name):
+            self._named(name).unpin(name)
+
+    def release(self, name: str) -> None:
+        """See SegmentPool."""
+        if is_name(name):
+            self._named(name).release(name)
+
+    def close(self) -> None:
+        """See SegmentPool."""
+        for pool in self._pools.values():
+            pool.close()
+
+    def _named(self, name: str) -> SegmentPool:
+        if not is_name(name):
+            raise SegmentGone(f"{name[:80]!r} is not the name of a segment")
+        return self.of(name.partition("/")[0])
 
 
 def populate(mapping: mmap.mmap) -> None:

@@ -22,6 +22,7 @@ from jitney.runner import main as container
 from jitney.runner import process, template_protocol
 from jitney.runner.boot import Control, start
 from jitney.runner.failures import format_traceback
+from jitney.runner.pods import Pods
 
 IDLE_MS = 5  # quiet for so long: do something useful. Steady work leaves no longer pauses
 USEFUL_MODULES = ("traceback",)  # each costs every fork some 0.1 ms: only what most containers need
@@ -34,7 +35,7 @@ _MADV_COLLAPSE = 25
 class Template:
     """See the module."""
 
-    def __init__(self, control: Control, module: Any) -> None:
+    def __init__(self, control: Control, module: Any, *, is_walled: bool = False) -> None:
         self.control = control
         self.module = module
         self.containers: dict[int, str] = {}  # by pid
@@ -48,6 +49,7 @@ class Template:
         process.adopt_orphans()
         process.freeze()
         self._idle_steps = _idle_steps()
+        self._pods = Pods() if is_walled else None
         # Native pools (OpenBLAS has one after `import numpy`) mind forks themselves; Python threads are reported.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"jitney\.runner\.template")
 
@@ -90,22 +92,27 @@ class Template:
         _import_for(config)
         started_s = time.monotonic()
         try:
-            pid = self._fork()
+            pid = self._fork(message["given"])
         except OSError as error:
-            self.control.send(template_protocol.FORK_FAILED, container=name, message=error.strerror)
+            self.control.send(template_protocol.FORK_FAILED, container=name, message=str(error))
             pid = -1
         if pid == 0:
             self._be_container(message)
-        os.close(message["stdout"])
-        os.close(message["stderr"])
+        for descriptor in (message["stdout"], message["stderr"], *message["given"]):
+            os.close(descriptor)
         if pid > 0:
             self.containers[pid] = name
             took_ms = round((time.monotonic() - started_s) * 1000, 3)
-            self.control.send(template_protocol.FORKED, container=name, pid=pid, ms=took_ms)
+            handles = (os.pidfd_open(pid),) if self._pods is not None else ()
+            self.control.send(template_protocol.FORKED, handles, container=name, pid=pid, ms=took_ms)
+            for descriptor in handles:
+                os.close(descriptor)
 
-    def _fork(self) -> int:
+    def _fork(self, given: list[int]) -> int:
         process.flush_output()
-        return os.fork()
+        if self._pods is None:
+            return os.fork()
+        return self._pods.fork(given[0])
 
     def _be_container(self, message: dict[str, Any]) -> None:
         """In the fork. Does not return."""
@@ -115,6 +122,8 @@ class Template:
             self.control.sock.close()
             for descriptor in self._wake_descriptors:
                 os.close(descriptor)
+            if self._pods is not None:
+                self._pods.enter(message["given"])
             process.set_up(message, message["stdout"], message["stderr"])
             process.reseed()
             code = container.run(message["config"], self.module)
@@ -234,7 +243,7 @@ def main() -> int:
     process.prepare_prctl()
     control = Control(int(sys.argv[1]))
     module, messages = start(control)
-    Template(control, module).run(messages)
+    Template(control, module, is_walled="JITNEY_WALL" in os.environ).run(messages)
     return 0
 
 

@@ -7,21 +7,25 @@ stdin from /dev/null and pipes for stdout and stderr (what the import prints), a
 A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one of these:
 
     worker -> template
-      load      {"source": folder or "", "module": name or "", "main_module": bool, "sys_path": [...]}
+      load      {"source": folder or "", "module": name or "", "main_module": bool, "sys_path": [...],
+                 "snapshot": null, or values.containers.Snapshot as JSON (bytes in base64)}
       fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder,
-                 "rlimits": {"NOFILE": [soft, hard]}}, with two descriptors in SCM_RIGHTS on its first
-                byte: the container's stdout and stderr
+                 "rlimits": {"NOFILE": [soft, hard]}, "descriptors": n}, with 2 + n descriptors in SCM_RIGHTS on its
+                first byte: the container's stdout and stderr; behind a wall also its pod and control groups
     template -> worker
-      loaded       {"pid", "python_version", "cloudpickle_version" ("" = none), "ms", "threads", "native_threads",
-                    "obstacles": ["Python threads", ...]}
+      loaded       {"pid", "python_version", "cloudpickle_version" ("" = none), "ms", "snapshot_ms",
+                    "threads", "native_threads", "obstacles": ["the thread 'monitor' of tqdm", ...],
+                    "is_snapshot_to_blame": bool}
       load_failed  {"failure": base64 of a failure payload}; the template exits 1 after it
-      forked       {"container", "pid", "ms"}
+      forked       {"container", "pid", "ms"}, with a pidfd behind a wall, where pids are the wall's own
       fork_failed  {"container", "message"}
       exited       {"container", "pid", "exit_code": int or null, "signal": int or null, "cpu_ms", "max_rss_kib"}
 
-`threads` counts threads that the import started and a fork would miss (runner.forkable), and `obstacles` names them.
-Where there are any, start containers cold, by `python -m jitney.runner.cold FD`. It speaks the same protocol, takes one
-fork, becomes that container itself in the process that the worker started, and closes its end; there is no `exited`.
+`threads` counts what a fork would miss of what the import started (runner.forkable) or the snapshot left
+(runner.snapshot), and `obstacles` names it. Where only the snapshot is to blame, a template without one can be forked,
+and each container runs its methods itself. Where there is anything else, start containers cold, by
+`python -m jitney.runner.cold FD`. It speaks the same protocol, takes one fork, becomes that container itself in the
+process that the worker started, and closes its end; there is no `exited`.
 
 When the worker's end closes, the template ends its containers (SIGTERM, then SIGKILL after GRACE_S) and itself. A
 template that is killed leaves its containers running.

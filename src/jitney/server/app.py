@@ -27,6 +27,7 @@ from jitney.runner import segments
 from jitney.server.api.apps import AppsApi
 from jitney.server.api.calls import CallsApi
 from jitney.server.api.containers import ContainersApi
+from jitney.server.api.exec import ExecApi
 from jitney.server.api.functions import FunctionsApi
 from jitney.server.api.images import Images
 from jitney.server.api.server import ServerApi
@@ -37,6 +38,7 @@ from jitney.server.auth import Auth
 from jitney.server.connected import Connected
 from jitney.server.durable import Durable
 from jitney.server.fleet import Fleet
+from jitney.server.held import Held
 from jitney.server.http import Http
 from jitney.server.link import Link
 from jitney.server.runner_link import RunnerLink
@@ -44,6 +46,7 @@ from jitney.server.scaling import RunnerPaths
 from jitney.server.state import Container
 from jitney.values.apps import AppState
 from jitney.values.calls import OUTPUT_TTL_MS
+from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
 from jitney.wire.messages import server as sm
 from jitney.wire.messages import workers as wm
@@ -65,6 +68,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     http_port: int | None = 0  # None: no HTTP; 0: any free port
     http_port_may_change: bool = False  # where it is taken: any free port instead of no HTTP
+    isolation: Isolation = Isolation.PROCESS  # the lowest tier that any container may run at
     idle_stop_s: float | None = None  # end after this long without work, clients and deployments; None: never
 
 
@@ -137,6 +141,7 @@ class Server:
             container_token=self._auth.container_token,
             entropy=secrets.token_bytes,
             wall_ms=lambda: time.time_ns() // 1_000_000,
+            isolation=self._options.isolation,
         )
         self.router = self.fleet.router
         self.apps = Apps(self.router, self.fleet)
@@ -152,14 +157,26 @@ class Server:
             logs=self._logs,
             entropy=secrets.token_bytes,
         )
-        workers = WorkersApi(fleet=self.fleet, apps=self.apps, images=images, logs=self._logs, run=self._spawn)
+        held = Held(fleet=self.fleet, entropy=secrets.token_bytes)
+        containers = ContainersApi(fleet=self.fleet, apps=self.apps, store=self._store, held=held)
+        execs = ExecApi(fleet=self.fleet, store=self._store)
+        workers = WorkersApi(
+            fleet=self.fleet,
+            apps=self.apps,
+            images=images,
+            containers=containers,
+            execs=execs,
+            logs=self._logs,
+            run=self._spawn,
+        )
         for api in (
             self._apps_api,
             images,
             workers,
             FunctionsApi(apps=self.apps, fleet=self.fleet, store=self._store, images=images),
             CallsApi(router=self.router, durable=self._durable, store=self._store, apps=self.apps, fleet=self.fleet),
-            ContainersApi(fleet=self.fleet, apps=self.apps, store=self._store),
+            containers,
+            execs,
             ServerApi(self.status, self.stop),
         ):
             api.register(self.table)
@@ -185,7 +202,7 @@ class Server:
         for path in (link, runner):
             private_folder(path.parent)
             path.unlink(missing_ok=True)
-        mask = os.umask(0o177)  # the sockets are for this user only, from the first moment on
+        mask = os.umask(0o111)  # whoever can enter their folder may connect: this user, and containers
         try:
             return [
                 await loop.create_unix_server(

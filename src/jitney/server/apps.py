@@ -83,9 +83,20 @@ class Apps:
         app.record = record
         app.grace_ms = grace_ms
         app.functions = {spec.name: function_id for function_id, spec in functions.items()}
+        gone = [pool.spec for pool in self.pools_of(record.app_id) if pool.function_id not in functions]
         for function_id, spec in functions.items():
             self.add_pool(record.app_id, function_id, spec)
+        self._fleet.scaler.withdraw(gone, functions.values())
+        self._prewarm(record, list(functions.values()))
         return app
+
+    def _prewarm(self, record: AppRecord, specs: list[FunctionSpec]) -> None:
+        """Make ahead what will be needed: for a deployed app everything, as nobody knows when; for one whose client
+        is about to call something, the one template that all its functions have."""
+        templates = {self._fleet.scaler.template(spec) for spec in specs}
+        is_simple = len(templates) == 1 and all(template.snapshot is None for template in templates)
+        if record.state is AppState.DEPLOYED or is_simple:
+            self._fleet.scaler.prewarm(specs)
 
     def add_pool(self, app_id: str, function_id: str, spec: FunctionSpec) -> Pool:
         """The pool of a function, made if it is new."""
@@ -163,6 +174,8 @@ class Apps:
         self.running.pop(app.record.app_id, None)
         for ended in list(app.ended):
             ended()
+        others = [pool.spec for pool in self._router.pools.values() if not pool.stopped]
+        self._fleet.scaler.withdraw([pool.spec for pool in self.pools_of(app.record.app_id)], others)
         self.tidy()
 
     def tidy(self) -> None:
@@ -227,6 +240,9 @@ def bind(spec: FunctionSpec, overrides: Overrides) -> FunctionSpec:
         value = getattr(overrides, name)
         if value is not None:
             changes[name] = value
+    if overrides.resources is not None:  # its disk is part of the declaration
+        disk_mib = spec.resources.ephemeral_disk_mib
+        changes["resources"] = msgspec.structs.replace(overrides.resources, ephemeral_disk_mib=disk_mib)
     if overrides.concurrency is not None:
         changes["concurrency"] = Concurrency(**msgspec.structs.asdict(overrides.concurrency))
     if overrides.env is not None:

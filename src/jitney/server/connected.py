@@ -161,7 +161,8 @@ class Connected:
             self._links.pop(call_id, None)
             return None
         if call is None:
-            call = self._router.open_call(Call(call_id, pool, method, kind, self, self._router.effects.wall_ms()))
+            now_ms, by_file = self._router.effects.wall_ms(), link.role == "container"
+            call = self._router.open_call(Call(call_id, pool, method, kind, self, now_ms, by_file=by_file))
             if link.role == "client":  # an app's own containers do not keep it alive
                 self._pools.used_by(pool.app_id, link)
         self._links[call_id] = link

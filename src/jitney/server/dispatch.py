@@ -137,7 +137,8 @@ class Dispatcher:
                 items: list[Input] = []
                 while pool.queue and len(items) < batching.max_batch_size:
                     items += pool.queue.take(batching.max_batch_size - len(items))[1]
-                header = protocol.batch_header([item.call.id for item in items], items[0].call.method)
+                by_file = any(item.call.by_file for item in items)
+                header = protocol.batch_header([item.call.id for item in items], items[0].call.method, by_file)
                 frame = protocol.pack_run(header, self._lease(container, items), batch=True)
                 if container.link is not None:
                     container.link.send(frame)

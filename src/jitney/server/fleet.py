@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from jitney.core import autoscale
+from jitney.core import autoscale, phases
 from jitney.core.lifecycle import container as life
 from jitney.core.lifecycle.container import Event
 from jitney.runner import protocol
+from jitney.server import scaling
 from jitney.server.router import Router, failure
 from jitney.server.scaling import Node, RunnerPaths, Scaler
 from jitney.server.state import Container, Pool
 from jitney.server.watch import Watch
 from jitney.values.calls import Status
 from jitney.values.containers import ContainerRecord, Exit, NodeInfo, Phase
+from jitney.values.isolation import Isolation
 from jitney.wire.messages import workers as wm
 
 log = logging.getLogger("jitney.fleet")
@@ -44,14 +46,16 @@ class Fleet:
         container_token: Callable[[str], str],
         entropy: Callable[[int], bytes],
         wall_ms: Callable[[], int],
+        isolation: Isolation = Isolation.PROCESS,
     ) -> None:
         self.router = Router(self, tokens)
         self._watch = Watch(self.router)
         self.nodes: dict[str, Node] = {}
         self.containers: dict[str, Container] = {}
         self.ended: deque[ContainerRecord] = deque(maxlen=ENDED_KEPT)
+        self.on_ready: list[Callable[[Container], None]] = []
         self.on_ended: list[Callable[[Container], None]] = []
-        self.scaler = Scaler(self, paths=paths, container_token=container_token, entropy=entropy)
+        self.scaler = Scaler(self, paths=paths, container_token=container_token, entropy=entropy, isolation=isolation)
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
         self._woken: dict[str, float] = {}
@@ -134,15 +138,29 @@ class Fleet:
         container = self.containers.get(report.container_id)
         if container is not None:
             container.pid = report.pid
+            container.start_note = report.note
+            self._learn(container, report.phases_ms)
             self._move(container, Event.SPAWNED)
 
-    def became_ready(self, container: Container) -> None:
+    def _learn(self, container: Container, reported: Mapping[str, object]) -> None:
+        """Where the time of its start went: the worker and the container tell, in either order."""
+        before = container.phases_ms
+        container.phases_ms = phases.join(before, reported)
+        if phases.is_complete(container.phases_ms) and not phases.is_complete(before):
+            slow = phases.slow_start(container.pool.spec.name, container.phases_ms)
+            if slow:
+                log.info("%s (container %s)", slow, container.id)
+
+    def became_ready(self, container: Container, phases_ms: Mapping[str, object] | None = None) -> None:
         """The runner: start-up code has run, inputs are welcome."""
+        self._learn(container, phases_ms or {})
         fresh = container.ready_at_ms is None
         self._move(container, Event.READY)
         if fresh:
             container.ready_at_ms = container.idle_since_ms = self.now_ms()
             container.pool.failed_starts = 0
+            for listener in self.on_ready:
+                listener(container)
         self.router.dispatch(container.pool)
 
     def start_failed(self, container: Container, body: bytes) -> None:
@@ -166,6 +184,7 @@ class Fleet:
     def _start_failure(self, container: Container, body: bytes, *, deterministic: bool) -> None:
         pool = container.pool
         pool.failed_starts += 1
+        pool.failure = body
         pool.last_failure_at_ms = self.now_ms()
         if deterministic or pool.failed_starts >= autoscale.FAILED_STARTS_MAX:
             self.router.fail_queued(pool, Status.INIT_FAILURE, body)
@@ -230,6 +249,9 @@ class Fleet:
                     node.send(wm.StopContainer(container_id=item.container_id, grace_ms=0))
         for pool in self.router.pools.values():
             self.scaler.scale(pool)
+        if known is None:
+            pools = self.router.pools.values()
+            self.scaler.prewarm(pool.spec for pool in pools if scaling.keeps_containers(pool.spec.scaling))
 
     def _adopt(self, item: wm.RunningContainer, node: Node) -> None:
         pool = self.router.pools.get(item.function_id)

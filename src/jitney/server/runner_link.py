@@ -78,7 +78,7 @@ class RunnerLink(asyncio.Protocol):
         elif kind == protocol.RECALLED:
             self._router.recalled(container, protocol.unpack_tokens(body))
         elif kind == protocol.READY:
-            self._fleet.became_ready(container)
+            self._fleet.became_ready(container, _phases(protocol.unpack_json(body)))
         elif kind == protocol.FAILED:
             self._fleet.start_failed(container, body)
         elif kind == protocol.BYE:
@@ -117,6 +117,11 @@ class RunnerLink(asyncio.Protocol):
     def _reject(self, reason: str) -> None:
         self.send(protocol.pack_json(protocol.REJECT, {"reason": reason}))
         self.close()
+
+
+def _phases(ready: dict[str, Any]) -> dict[str, object]:
+    found = ready.get("phases_ms")
+    return found if isinstance(found, dict) else {}
 
 
 def _integer(value: object) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +14,9 @@ from jitney.server.router import failure
 from jitney.server.state import Container, Pool
 from jitney.values import ids
 from jitney.values.calls import Status
-from jitney.values.containers import Launch, NodeInfo, TemplateSpec
+from jitney.values.containers import Launch, NodeInfo, Snapshot, TemplateSpec
+from jitney.values.functions import FunctionSpec, Scaling
+from jitney.values.isolation import Isolation
 from jitney.wire.messages import workers as wm
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Node:
             node_id=self.info.node_id,
             cpu_milli=self.info.cpu_milli,
             memory_mib=self.info.memory_mib,
+            disk_mib=self.info.disk_mib,
             used_cpu_milli=sum(placement.reserved_cpu_milli(want) for want in wants),
             used_memory_mib=sum(want.memory_mib for want in wants),
             connected=self.connected,
@@ -65,8 +68,10 @@ class Scaler:
         paths: RunnerPaths,
         container_token: Callable[[str], str],
         entropy: Callable[[int], bytes],
+        isolation: Isolation = Isolation.PROCESS,
     ) -> None:
         self._fleet = fleet
+        self._isolation = isolation  # the lowest tier that the server's policy allows
         self._paths = paths
         self._container_token = container_token
         self._entropy = entropy
@@ -81,14 +86,15 @@ class Scaler:
             log.info("scale %s to %d: %s", pool.spec.name, decision.desired, decision.why)
         pool.why = decision.why
         for _ in range(decision.start):
-            if not self._start_one(pool, now_ms):
+            if self.start_one(pool, now_ms) is None:
                 break
         for container_id in decision.drain:
             container = pool.containers.get(container_id)
             if container is not None:  # the end of one may have drained the next already
                 self._fleet.drain(container, "idle for its scaledown window")
 
-    def _start_one(self, pool: Pool, now_ms: int) -> bool:
+    def start_one(self, pool: Pool, now_ms: int) -> Container | None:
+        """Start a container of the pool; None where none has room, and `pool.why` says why."""
         nodes = [node.view() for node in self._fleet.nodes.values()]
         placed = placement.place(pool.spec.resources, nodes)
         if isinstance(placed, placement.Unplaceable):
@@ -102,15 +108,18 @@ class Scaler:
                 self._fleet.drain(
                     self._fleet.containers[container_id], f"it was idle, and {pool.spec.name} needs its place"
                 )
-            return False
+            return None
         node = self._fleet.nodes[placed.node_id]
         container = Container(
             ids.make(ids.CONTAINER, self._entropy(ids.ENTROPY_BYTES)), pool, pool.app_id, placed.node_id, now_ms
         )
         container.created_wall_ms = self._fleet.wall_ms()
+        oldest_ms = pool.queue.oldest(lambda item: item.queued_at_ms)
+        if oldest_ms is not None:
+            container.phases_ms = {"queued": float(max(now_ms - oldest_ms, 0))}
         self._fleet.add(container, node)
         node.send(wm.StartContainer(launch=self.launch(container)))
-        return True
+        return container
 
     def _idle(self, wanting: Pool, now_ms: int) -> list[placement.Idle]:
         """Idle containers of other pools, beyond their min_containers."""
@@ -137,6 +146,7 @@ class Scaler:
         token = self._container_token(container.id)
         config: dict[str, Any] = {
             **msgspec.to_builtins(self._paths),
+            "scope": spec.scope,
             "container": container.id,
             "token": token,
             "function": spec.name,
@@ -151,18 +161,75 @@ class Scaler:
             "concurrent": spec.concurrency is not None,
             "batched": spec.batching is not None,
             "single_use": spec.single_use,
+            "hold": container.pool.is_held,
         }
-        template = TemplateSpec(
-            image_id=spec.image_id, source_id=spec.source_id, module=spec.module, main_module=spec.main_module
-        )
         return Launch(
             container_id=container.id,
             function_id=container.pool.function_id,
             app_id=container.app_id,
             token=token,
-            template=template,
+            template=self.template(spec),
             config=config,
             env=spec.env,
             resources=spec.resources,
             startup_timeout_ms=spec.startup_timeout_ms,
+            network=spec.network,
+            isolation=self._isolation.stricter(spec.isolation),
         )
+
+    def template(self, spec: FunctionSpec) -> TemplateSpec:
+        """What the containers of a function are forked from."""
+        return template_of(spec, self._isolation.stricter(spec.isolation))
+
+    def prewarm(self, specs: Iterable[FunctionSpec]) -> None:
+        """Have the templates of functions made before a container needs them, on the machine where one would go."""
+        for template, kept, example in self._templates(specs):
+            placed = placement.place(example.resources, [node.view() for node in self._fleet.nodes.values()])
+            if isinstance(placed, placement.Placed):
+                self._fleet.nodes[placed.node_id].send(wm.PrewarmTemplate(template=template, keep=kept))
+
+    def withdraw(self, specs: Iterable[FunctionSpec], still_used: Iterable[FunctionSpec]) -> None:
+        """Templates of functions that are gone need not be made."""
+        used = {self.template(spec) for spec in still_used}
+        for template, _, _ in self._templates(specs):
+            if template not in used:
+                for node in self._fleet.nodes.values():
+                    if node.connected:
+                        node.send(wm.WithdrawTemplate(template=template))
+
+    def _templates(self, specs: Iterable[FunctionSpec]) -> list[tuple[TemplateSpec, bool, FunctionSpec]]:
+        """Each template of functions once, whether one of these keeps containers, and one of these."""
+        found: dict[TemplateSpec, tuple[bool, FunctionSpec]] = {}
+        for spec in specs:
+            template = self.template(spec)
+            keeps = keeps_containers(spec.scaling)
+            before, _ = found.get(template, (False, spec))
+            found[template] = (before or keeps, spec)
+        return [(template, kept, spec) for template, (kept, spec) in found.items()]
+
+
+def keeps_containers(scaling: Scaling) -> bool:
+    """Whether there are containers, or more than are needed, ahead of inputs."""
+    return bool(scaling.min_containers or scaling.buffer_containers)
+
+
+def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
+    """What the containers of a function are forked from, at that tier or above."""
+    snapshot = None
+    if spec.snapshot and spec.is_class:
+        snapshot = Snapshot(
+            qualname=spec.qualname,
+            pickled=spec.pickled,
+            parameters=spec.parameters,
+            env=tuple(sorted(spec.env.items())),
+            timeout_ms=spec.startup_timeout_ms,
+        )
+    return TemplateSpec(
+        image_id=spec.image_id,
+        source_id=spec.source_id,
+        module=spec.module,
+        main_module=spec.main_module,
+        snapshot=snapshot,
+        network=spec.network,
+        isolation=isolation,
+    )

@@ -61,6 +61,7 @@ class Call:
     """One call: its inputs that have not ended, and counts of those that have."""
 
     __slots__ = (
+        "by_file",
         "cancelled",
         "created_at_ms",
         "ended_at_ms",
@@ -77,13 +78,16 @@ class Call:
         "succeeded",
     )
 
-    def __init__(self, call_id: str, pool: Pool, method: str, kind: CallKind, sink: Sink, now_ms: int) -> None:
+    def __init__(
+        self, call_id: str, pool: Pool, method: str, kind: CallKind, sink: Sink, now_ms: int, *, by_file: bool = False
+    ) -> None:
         self.id = call_id
+        self.by_file = by_file  # a container calls: large results go by files, as it sees no shared memory but its own
         self.pool = pool
         self.method = method
         self.kind = kind
         self.sink = sink
-        self.header = run_header(call_id, method, kind.is_durable)
+        self.header = run_header(call_id, method, kind.is_durable, by_file)
         self.outstanding: dict[int, Input] = {}
         self.inputs = 0
         self.inputs_complete = False
@@ -153,10 +157,12 @@ class Container:
         "link_lost_at_ms",
         "node_id",
         "phase",
+        "phases_ms",
         "pid",
         "pool",
         "ready_at_ms",
         "recalled",
+        "start_note",
         "stop_reason",
     )
 
@@ -182,6 +188,8 @@ class Container:
         self.exit: Exit | None = None
         self.recalled = False
         self.stop_reason = ""
+        self.phases_ms: dict[str, float] = {}
+        self.start_note = ""
 
     @property
     def takes_inputs(self) -> bool:
@@ -209,6 +217,8 @@ class Container:
             busy_ms=self.busy_ns // 1_000_000,
             pid=self.pid,
             exit=self.exit,
+            phases_ms=self.phases_ms,
+            start_note=self.start_note,
         )
 
     def _wall(self, at_ms: int | None) -> int | None:
@@ -218,7 +228,8 @@ class Container:
 class Pool:
     """The containers of one function (or class with parameters, or variant) and the queue in front of them."""
 
-    def __init__(self, function_id: str, app_id: str, spec: FunctionSpec) -> None:
+    def __init__(self, function_id: str, app_id: str, spec: FunctionSpec, *, is_held: bool = False) -> None:
+        self.is_held = is_held  # of one container that is there for a person: see server.held
         self.function_id = function_id
         self.app_id = app_id
         self.spec = spec
@@ -232,6 +243,7 @@ class Pool:
         self.failed = 0
         self.failed_starts = 0
         self.last_failure_at_ms = 0
+        self.failure = b""  # of the last start that failed
         self.stopped = False
         self.why = ""  # of the last scaling decision
 

@@ -14,9 +14,11 @@ from typing import Any
 
 from jitney.runner import payload
 from jitney.runner.load import load
-from jitney.runner.segments import SegmentPool
+from jitney.runner.segments import SegmentPools
 from jitney.values.calls import Output, Status
 from jitney.values.functions import FunctionSpec, MethodSpec, Overrides
+
+SCOPE = "so-fake"
 
 
 class FakeFunction:
@@ -77,7 +79,7 @@ class Runner:
     """Runs inputs as a container would."""
 
     def __init__(self, segments: str, blobs: str) -> None:
-        self.pool = SegmentPool(segments)
+        self.pool = SegmentPools(segments)
         self.blobs = blobs
 
     def run(self, function: FakeFunction, method: str, call_id: str, index: int, body: bytes) -> Output:
@@ -106,7 +108,7 @@ class Runner:
 
     def encode(self, value: Any) -> bytes:
         """A value of a connected call."""
-        return payload.encode(value, pool=self.pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
+        return payload.encode(value, pool=self.pool.of(SCOPE), blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from jitney.core import imageplan
 from jitney.errors import JitneyError, NotFoundError
-from jitney.testing.fake_functions import FakeFunction, now_ms
+from jitney.testing.fake_functions import SCOPE, FakeFunction, now_ms
 from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState, RunSummary
 from jitney.values.calls import CallKind, CallRecord, Output
 from jitney.values.containers import LogLine
 from jitney.values.functions import FunctionSpec, Overrides
-from jitney.values.images import BuiltImage
+from jitney.values.images import BuiltImage, PlannedImage, PlannedStep
 from jitney.wire import codec, methods
 from jitney.wire.messages import apps, calls, functions, images, server
 
@@ -56,6 +57,7 @@ class Answers:
             cloudpickle_version="",
             cached=True,
         )
+        self.asked: list[msgspec.Struct] = []  # about images
         self.build_events: list[images.BuildProgress] = []
         self.logs: dict[str, list[LogLine]] = {}
         self.durable: dict[str, Durable] = {}
@@ -150,9 +152,20 @@ class Answers:
     # ------------------------------------------------------------------------------------------- images, sources
 
     async def image_build(self, request: images.ImageBuild, emit: Emit) -> images.ImageBuilt:
+        self.asked.append(request)
         for event in self.build_events:
             emit(event)
         return images.ImageBuilt(image=self.built)
+
+    def image_plan(self, request: images.ImagePlanRequest, emit: Emit) -> PlannedImage:
+        self.asked.append(request)
+        plan = imageplan.plan(request.spec, imageplan.Host(python_version=platform.python_version(), platform="fake"))
+        steps = (PlannedStep(title=one.title, digest=one.digest, work=one.work, cached=False) for one in plan.steps)
+        return PlannedImage(image_id=plan.image_id, python=plan.python, needs_root=plan.needs_root, steps=tuple(steps))
+
+    def image_tag(self, request: images.ImageTag, emit: Emit) -> images.ImageTagged:
+        self.asked.append(request)
+        return images.ImageTagged(image_id=request.image, name=request.name)
 
     def source_missing(self, request: images.SourceMissing, emit: Emit) -> images.SourceMissingAnswer:
         return images.SourceMissingAnswer(missing=[one for one in request.digests if one not in self.files])
@@ -287,4 +300,5 @@ def _info(function: FakeFunction) -> functions.FunctionInfo:
         name=function.name,
         is_class=bool(function.spec and function.spec.is_class),
         methods=function.method_specs(),
+        scope=SCOPE,
     )

@@ -16,9 +16,10 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from jitney.drivers.runtime.process import ProcessRuntime, procfs
+from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.process import ProcessRuntime
 from jitney.runner import protocol
 from jitney.values.containers import Launch, TemplateSpec
 from jitney.values.functions import Resources
@@ -76,9 +77,13 @@ class ProcessStage:
         self._before = set(procfs.tree(os.getpid()))
         for folder in (home.root, home.containers, home.images, home.sources, home.socket().parent):
             folder.mkdir(parents=True, exist_ok=True)
-        self.runtime = ProcessRuntime(home)
+        self.runtime = self.make_runtime()
         self.results: list[protocol.Result] = []
         self._numbers = itertools.count()
+
+    def make_runtime(self) -> Any:
+        """The runtime of this stage."""
+        return ProcessRuntime(self.home)
 
     def source(self, text: str, name: str = "plain") -> TemplateSpec:
         """A template that imports a module with this text."""
@@ -116,6 +121,7 @@ class ProcessStage:
                 "batched": False,
                 "single_use": False,
                 "segments": str(home.segments),
+                "scope": "so-plain",
                 "blobs": str(home.blobs),
                 "link_socket": str(home.socket()),
                 "home": str(home.root),
@@ -148,6 +154,7 @@ async def open_stage(root: Path, kind: type[S]) -> AsyncIterator[S]:
     loop = asyncio.get_running_loop()
     path = str(stage.home.socket("runner.sock"))
     server = await loop.create_unix_server(lambda: RunnerPeer(stage.results), path)
+    os.chmod(path, 0o666)  # as the server's own: containers behind a wall are other users
     try:
         async with server:
             await stage.runtime.reap()

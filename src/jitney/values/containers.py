@@ -9,6 +9,8 @@ from enum import StrEnum
 import msgspec
 
 from jitney.values.functions import Resources
+from jitney.values.isolation import Isolation
+from jitney.values.network import NetworkPolicy
 
 
 class Phase(StrEnum):
@@ -29,6 +31,22 @@ class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True):
     source_id: str = ""
     module: str = ""  # "" = nothing of the user's is imported (pickled functions)
     main_module: bool = False
+    snapshot: Snapshot | None = None
+    network: NetworkPolicy = NetworkPolicy()  # a template with a wall has one way out for all that it forks
+    isolation: Isolation = Isolation.PROCESS  # the lowest tier at which its import may run
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance of a class whose @enter(snap=True) methods have run: it is in the template's memory.
+
+    Containers of the same class with other parameters have a template of their own.
+    """
+
+    qualname: str = ""
+    pickled: bytes = b""  # the class by cloudpickle, where it has no module
+    parameters: bytes = b""  # pickled constructor arguments
+    env: tuple[tuple[str, str], ...] = ()  # what its containers have, sorted by name
+    timeout_ms: int = 300_000
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +61,43 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     resources: Resources = Resources()
     startup_timeout_ms: int = 300_000
+    network: NetworkPolicy = NetworkPolicy()
+    isolation: Isolation = Isolation.PROCESS  # the lowest tier allowed: a runtime below it refuses to start
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container has used since its start; 0 where the machine does not tell.
+
+    `memory_byte_s` is resident memory times time, for billing; the peak counts what was charged to the container.
+    """
+
+    cpu_ns: int = 0
+    cpu_throttled_ns: int = 0
+    memory_kib: int = 0  # now
+    memory_peak_kib: int = 0
+    memory_byte_s: int = 0
+    processes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    disk_kib: int = 0  # its own file system
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container may use, as it is enforced; None where nothing bounds it."""
+
+    cpu_milli: int | None = None
+    memory_kib: int | None = None
+    processes: int | None = None
+    disk_kib: int | None = None
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What a living container had used at a time (Unix ms)."""
+
+    container_id: str
+    at_ms: int
+    usage: Usage
+    limits: Limits = Limits()
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,11 +108,17 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
     cpu_ms: int = 0
     max_rss_kib: int = 0
+    over_quota: str = ""  # "disk": it was ended for using more than it may
+    limit_kib: int = 0  # of what it ran out of (memory or disk), where there was one
+    usage: Usage | None = None
 
     def describe(self) -> str:
         """'exit code 3', 'signal 11 (SIGSEGV)', ...: for a sentence."""
+        limit = f", over its limit of {self.limit_kib // 1024:,} MiB" if self.limit_kib else ""
         if self.oom_killed:
-            return f"out of memory at {self.max_rss_kib // 1024:,} MiB"
+            return f"out of memory at {self.max_rss_kib // 1024:,} MiB{limit}"
+        if self.over_quota:
+            return f"out of {self.over_quota} space{limit}"
         if self.signal is not None:
             return f"signal {self.signal}{SIGNAL_NAMES.get(self.signal, '')}"
         return f"exit code {self.exit_code}"
@@ -90,6 +151,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     busy_ms: int = 0
     pid: int | None = None
     exit: Exit | None = None
+    phases_ms: dict[str, float] = {}  # of its start, see core.phases
+    start_note: str = ""  # why it was not forked from all that it could have been
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +162,7 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
     cpu_milli: int = 0
     memory_mib: int = 0
+    disk_mib: int = 0  # of the file system that containers write to; 0: not known
     runtime: str = ""
     python_version: str = ""
 

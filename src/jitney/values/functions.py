@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from jitney.errors import InvalidError
+from jitney.values.isolation import Isolation
+from jitney.values.network import NetworkPolicy
 
 DEFAULT_TIMEOUT_MS = 300_000
 TIMEOUT_MS_MIN = 1_000
@@ -14,6 +16,7 @@ SCALEDOWN_WINDOW_MS_MIN = 2_000
 SCALEDOWN_WINDOW_MS_MAX = 3_600_000
 DEFAULT_CPU_MILLI = 125
 DEFAULT_MEMORY_MIB = 128
+EPHEMERAL_DISK_MIB_MAX = 3 * 1024 * 1024
 BATCH_SIZE_MAX = 1_000
 BATCH_WAIT_MS_MAX = 600_000
 CONCURRENT_INPUTS_MAX = 1_000
@@ -92,8 +95,11 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     cpu_limit_milli: int | None = None
     memory_mib: int = DEFAULT_MEMORY_MIB
     memory_limit_mib: int | None = None
+    ephemeral_disk_mib: int | None = None  # what it may write to its own file system; None: the worker's default
 
     def __post_init__(self) -> None:
+        if self.ephemeral_disk_mib is not None:
+            _within("ephemeral_disk (MiB)", self.ephemeral_disk_mib, 1, EPHEMERAL_DISK_MIB_MAX)
         if self.cpu_milli <= 0 or self.memory_mib <= 0:
             raise InvalidError("cpu and memory must be above zero")
         if self.cpu_limit_milli is not None and self.cpu_limit_milli < self.cpu_milli:
@@ -141,6 +147,9 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     single_use: bool = False
     parameters: bytes = b""  # pickled constructor arguments of a bound class
     versions: ClientVersions = ClientVersions()
+    isolation: Isolation | None = None  # the lowest tier that it may run at; None: the server's policy
+    network: NetworkPolicy = NetworkPolicy()
+    snapshot: bool = False  # methods marked @enter(snap=True) run once, in the template
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -151,6 +160,11 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidError(f"function {self.name!r} is {len(self.pickled):,} bytes when pickled, over 16 MiB")
         if len(self.parameters) > PARAMETERS_BYTES_MAX:
             raise InvalidError(f"the parameters of {self.name!r} are over 16 KiB when pickled")
+
+    @property
+    def scope(self) -> str:
+        """What its large values in shared memory are filed under: functions of the same code share it."""
+        return self.source_id or self.image_id
 
     @property
     def max_inputs(self) -> int:

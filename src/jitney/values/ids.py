@@ -19,7 +19,8 @@ IMAGE = "im"
 SOURCE = "so"
 BUILD = "bu"
 NODE = "no"
-KINDS = frozenset({APP, FUNCTION, CALL, CONTAINER, IMAGE, SOURCE, BUILD, NODE})
+EXEC = "ex"
+KINDS = frozenset({APP, FUNCTION, CALL, CONTAINER, IMAGE, SOURCE, BUILD, NODE, EXEC})
 
 
 def make(kind: str, entropy: bytes) -> str:

@@ -8,6 +8,8 @@
       blobs/           payloads of durable calls; sources/: shipped files; images/: environments
       logs/            output of containers, a file per app; server.log, worker.log: ours
       containers/      scratch folders of running containers
+      boxes/           what builds have around them, and the layer that hides what is private on this machine
+      run/sockets/     the Unix sockets; containers behind a wall see this folder, and no other but their own
       segments         link to the folder in shared memory that large values go through
 
 A Unix socket's path may have 107 bytes: where the folder's is longer, the socket is in a private folder under the
@@ -52,6 +54,7 @@ class Home:
         self.images = root / "images"
         self.logs = root / "logs"
         self.containers = root / "containers"
+        self.boxes = root / "boxes"
         self.server_log = root / "server.log"
         self.worker_log = root / "worker.log"
 
@@ -61,22 +64,32 @@ class Home:
         return cls(Path(os.environ.get("JITNEY_HOME") or "~/.jitney").expanduser().absolute())
 
     @property
-    def _short(self) -> str:
+    def short(self) -> str:
+        """What names things of this folder elsewhere on the machine: 12 hexadecimal digits."""
         return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
 
-    def socket(self, name: str = "link.sock") -> Path:
-        """Where a Unix socket of this folder is: in it, or where the path would be too long, in a private folder."""
-        path = self.root / name
-        if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+    @property
+    def sockets(self) -> Path:
+        """The folder of the Unix sockets: the one part of the server folder that containers behind a wall see.
+
+        In the server folder, or where a path would be too long, in a private one. Whoever is in may connect, as
+        containers have other ids than we: so it lies in a folder that only its owner can enter.
+        """
+        path = self.root / "run" / "sockets"
+        if len(os.fsencode(path / "runner.sock")) <= SOCKET_PATH_BYTES_MAX:
             return path
-        return Path(tempfile.gettempdir()) / f"jitney-{os.getuid()}-{self._short}" / name
+        return Path(tempfile.gettempdir()) / f"jitney-{os.getuid()}-{self.short}" / "sockets"
+
+    def socket(self, name: str = "link.sock") -> Path:
+        """Where a Unix socket of this folder is."""
+        return self.sockets / name
 
     @property
     def segments(self) -> Path:
         """The folder for large values in flight: in shared memory where the system has it."""
         shared = Path("/dev/shm")
         if shared.is_dir() and os.access(shared, os.W_OK):
-            return shared / f"jitney-{os.getuid()}-{self._short}"
+            return shared / f"jitney-{os.getuid()}-{self.short}"
         return self.root / "segments"
 
     def read_server_info(self) -> ServerInfo | None:

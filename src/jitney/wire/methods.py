@@ -13,7 +13,8 @@ import msgspec
 
 from jitney.values.apps import AppRecord, RunSummary
 from jitney.values.containers import ContainerRecord
-from jitney.wire.messages import apps, calls, containers, functions, images, server, workers
+from jitney.values.images import Collected, PlannedImage
+from jitney.wire.messages import apps, calls, containers, exec, functions, images, server, workers
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
@@ -55,8 +56,19 @@ CALL_SHOW = Method("call.show", calls.CallRef, calls.CallShown, None, "container
 CONTAINER_LIST = Method("container.list", containers.ContainerList, containers.ContainerListed)
 CONTAINER_GET = Method("container.get", containers.ContainerRef, ContainerRecord)
 CONTAINER_STOP = Method("container.stop", containers.ContainerStop, apps.Done)
+CONTAINER_STATS = Method("container.stats", containers.ContainerStats, containers.ContainerStatsAnswer)
+CONTAINER_OPEN = Method(
+    "container.open", containers.ContainerOpen, containers.ContainerClosed, containers.ContainerOpened
+)
+CONTAINER_EXEC = Method("container.exec", exec.Exec, exec.ExecEnded, exec.ExecOutput)
+CONTAINER_EXEC_INPUT = Method("container.exec_input", exec.ExecInput, apps.Done)
 
 IMAGE_BUILD = Method("image.build", images.ImageBuild, images.ImageBuilt, images.BuildProgress)
+IMAGE_PLAN = Method("image.plan", images.ImagePlanRequest, PlannedImage)
+IMAGE_LIST = Method("image.list", images.ImageList, images.ImageListed)
+IMAGE_TAG = Method("image.tag", images.ImageTag, images.ImageTagged)
+IMAGE_REMOVE = Method("image.remove", images.ImageRemove, images.ImageRemoved)
+IMAGE_COLLECT = Method("image.collect", images.ImageCollect, Collected)
 SOURCE_MISSING = Method("source.missing", images.SourceMissing, images.SourceMissingAnswer)
 SOURCE_PUT = Method("source.put", images.SourcePut, apps.Done)
 SOURCE_CREATE = Method("source.create", images.SourceCreate, images.SourceCreated)

@@ -12,16 +12,29 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import msgspec
+
 from jitney import __version__
 from jitney.errors import JitneyError
 from jitney.ports.builder import ImageBuilder
-from jitney.ports.runtime import ContainerHandle, Runtime, StartFailed, TemplateFailed, TemplateGone
+from jitney.ports.runtime import (
+    ContainerHandle,
+    Output,
+    Runtime,
+    StartFailed,
+    TemplateFacts,
+    TemplateFailed,
+    TemplateGone,
+    TemplateInsight,
+)
 from jitney.runner.failures import decode_failure
 from jitney.values.containers import Exit, Launch, LogLine, NodeInfo, TemplateSpec
 from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
 from jitney.wire.messages import workers
-from jitney.worker import events, node
+from jitney.worker import events, images, node
+from jitney.worker.exec import Commands
+from jitney.worker.held import HeldOutput
 from jitney.worker.link import ServerLink
 from jitney.worker.state import WorkerState, startup_failure
 
@@ -50,12 +63,18 @@ class Agent:
             on_restored=lambda: self.feed(events.LinkRestored()),
             on_lost=lambda: self.feed(events.LinkLost()),
         )
+        self.commands = Commands(
+            runtime, report=self.link.report, spawn=self._spawn, image=self._image, now_ms=self._now_ms
+        )
         self._clock_offset_s = time.time() - time.monotonic()  # Unix time that does not jump while we run
         self._images: dict[str, BuiltImage] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._opening: dict[TemplateSpec, asyncio.Task[None]] = {}
         self._closing: dict[TemplateSpec, asyncio.Task[None]] = {}
+        self._held: dict[TemplateSpec, HeldOutput] = {}  # of templates that were opened ahead
+        if isinstance(runtime, TemplateInsight):
+            runtime.watch_templates(lambda spec: self.feed(events.TemplateDied(spec)))
         self._timer: asyncio.TimerHandle | None = None
         self._is_arming = False
         self._done = asyncio.Event()
@@ -67,7 +86,12 @@ class Agent:
             events.DestroyContainer: lambda one: self._spawn(self._destroy(one.handle)),
             events.OpenTemplate: self._open,
             events.CloseTemplate: self._close,
+            events.AdoptOutput: self._adopt_output,
             events.Build: lambda one: self._spawn(self._build(one)),
+            events.AskImages: lambda one: self._spawn(self._ask_images(one)),
+            events.Interact: self.commands.perform,
+            events.EndCommands: lambda one: self.commands.end_all(),
+            events.Measure: self.commands.measure,
             events.Quit: lambda one: self._done.set(),
         }
 
@@ -86,8 +110,8 @@ class Agent:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait([connecting, *self._tasks])
-            await self.runtime.close()
             await self.builder.close()
+            await self.runtime.close()
 
     def stop(self) -> None:
         """End all containers, then `run`."""
@@ -191,13 +215,22 @@ class Agent:
     def _open(self, instruction: events.OpenTemplate) -> None:
         spec = instruction.spec
         self._images.pop(spec.image_id, None)  # it may have been built anew
-        self._opening[spec] = self._spawn(self._open_template(spec, instruction.cause, self._closing.get(spec)))
+        output: Output = self._output
+        if not instruction.cause:
+            output = self._held[spec] = HeldOutput(self._output)
+        closing = self._closing.get(spec)
+        self._opening[spec] = self._spawn(self._open_template(spec, instruction.cause, output, closing))
 
-    async def _open_template(self, spec: TemplateSpec, cause: str, closing: asyncio.Task[None] | None) -> None:
+    async def _open_template(
+        self, spec: TemplateSpec, cause: str, output: Output, closing: asyncio.Task[None] | None
+    ) -> None:
+        started_s = time.monotonic()
         try:
             if closing is not None:
                 await asyncio.wait({closing})
-            await self.runtime.open_template(spec, self._image(spec.image_id), cause=cause, output=self._output)
+            image = self._image(spec.image_id)
+            image_s = time.monotonic() - started_s
+            await self.runtime.open_template(spec, image, cause=cause, output=output)
         except TemplateFailed as failed:
             reason = decode_failure(failed.payload, rebuild=False).message
             log.info("template_failed module=%s reason=%s", spec.module, reason)
@@ -207,13 +240,20 @@ class Agent:
                 log.exception("template_failed module=%s", spec.module)
             self.feed(events.TemplateBroken(spec, startup_failure(str(error) or repr(error))))
         else:
-            self.feed(events.TemplateOpened(spec))
+            facts = self.runtime.template_facts(spec) if isinstance(self.runtime, TemplateInsight) else None
+            self.feed(events.TemplateOpened(spec, facts or TemplateFacts(), image_ms=round(image_s * 1000, 3)))
         finally:
             if self._opening.get(spec) is asyncio.current_task():
                 del self._opening[spec]
 
+    def _adopt_output(self, instruction: events.AdoptOutput) -> None:
+        held = self._held.pop(instruction.spec, None)
+        if held is not None:
+            held.give(instruction.container_id)
+
     def _close(self, instruction: events.CloseTemplate) -> None:
         spec = instruction.spec
+        self._held.pop(spec, None)
         self._closing[spec] = self._spawn(self._close_template(spec, self._opening.pop(spec, None)))
 
     async def _close_template(self, spec: TemplateSpec, opening: asyncio.Task[None] | None) -> None:
@@ -252,3 +292,21 @@ class Agent:
             self._images.pop(image.image_id, None)
             done = events.BuildDone(build.build_id, image=image)
         self.feed(done)
+
+    async def _ask_images(self, ask: events.AskImages) -> None:
+        try:
+            if isinstance(ask.task, workers.RemoveImage):
+                # Its idle templates were just told to go; they have the image open.
+                closing = [task for spec, task in self._closing.items() if spec.image_id == ask.task.image_id]
+                if closing:
+                    await asyncio.wait(closing)
+            answer = await images.perform(self.builder, ask.task, ask.in_use, self._now_ms())
+        except JitneyError as error:
+            answer = workers.ImagesAnswer(task_id="", code=error.code, message=error.message, hint=error.hint)
+        except Exception as error:
+            log.exception("images_failed task=%s", type(ask.task).__name__)
+            answer = workers.ImagesAnswer(task_id="", code="internal", message=f"it failed: {error!r}")
+        removed = [answer.image_id, *(answer.collected.images if answer.collected else ())]
+        for image_id in removed:
+            self._images.pop(image_id, None)
+        self.feed(events.ImagesAnswered(msgspec.structs.replace(answer, task_id=ask.task_id)))

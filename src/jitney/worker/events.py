@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from jitney.ports.runtime import ContainerHandle
+from jitney.ports.runtime import ContainerHandle, TemplateFacts
 from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.values.images import BuiltImage, ImageSpec
 from jitney.wire.messages import workers
 
 
 class TemplateOpened(msgspec.Struct, frozen=True):
+    """`image_ms`: until its image was at hand."""
+
+    spec: TemplateSpec
+    facts: TemplateFacts = TemplateFacts()
+    image_ms: float = 0.0
+
+
+class TemplateDied(msgspec.Struct, frozen=True):
+    """An open one, by itself."""
+
     spec: TemplateSpec
 
 
@@ -56,6 +66,10 @@ class BuildDone(msgspec.Struct, frozen=True):
     error: tuple[str, str, str] = ("", "", "")
 
 
+class ImagesAnswered(msgspec.Struct, frozen=True):
+    answer: workers.ImagesAnswer
+
+
 class LinkLost(msgspec.Struct, frozen=True):
     pass
 
@@ -69,7 +83,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class OpenTemplate(msgspec.Struct, frozen=True):
-    """Open it; what it prints belongs to the log of `cause`."""
+    """Open it; what it prints belongs to the log of `cause`. "" = it is opened ahead: see AdoptOutput."""
 
     spec: TemplateSpec
     cause: str
@@ -77,6 +91,13 @@ class OpenTemplate(msgspec.Struct, frozen=True):
 
 class CloseTemplate(msgspec.Struct, frozen=True):
     spec: TemplateSpec
+
+
+class AdoptOutput(msgspec.Struct, frozen=True):
+    """What a template that was opened ahead has printed, and what it still does, belongs to this container."""
+
+    spec: TemplateSpec
+    container_id: str
 
 
 class RunContainer(msgspec.Struct, frozen=True):
@@ -103,6 +124,33 @@ class Build(msgspec.Struct, frozen=True):
     spec: ImageSpec
 
 
+class AskImages(msgspec.Struct, frozen=True):
+    """`in_use`: what containers and templates run from here."""
+
+    task_id: str
+    task: workers.ImageTask
+    in_use: frozenset[str] = frozenset()
+
+
+class Interact(msgspec.Struct, frozen=True):
+    """About a command in a container. To begin one, `handle` is the container's, and `image_id` its image's."""
+
+    command: workers.OpenExec | workers.FeedExec | workers.EndExec
+    handle: ContainerHandle | None = None
+    image_id: str = ""
+
+
+class EndCommands(msgspec.Struct, frozen=True):
+    """Nobody holds any command any more."""
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """Say what these containers use."""
+
+    request_id: str
+    handles: tuple[ContainerHandle, ...]
+
+
 class Send(msgspec.Struct, frozen=True):
     report: workers.WorkerReport
 
@@ -114,11 +162,16 @@ class Quit(msgspec.Struct, frozen=True):
 Instruction = (
     OpenTemplate
     | CloseTemplate
+    | AdoptOutput
     | RunContainer
     | AbandonStart
     | SignalContainer
     | DestroyContainer
     | Build
+    | AskImages
+    | Interact
+    | EndCommands
+    | Measure
     | Send
     | Quit
 )

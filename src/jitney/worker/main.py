@@ -12,20 +12,33 @@ import signal
 from jitney.ports.builder import ImageBuilder
 from jitney.ports.runtime import Runtime
 from jitney.wire.home import Home
+from jitney.worker import node
 from jitney.worker.agent import Agent
-from jitney.worker.pool import IDLE_MS
+from jitney.worker.pool import IDLE_MS, TemplatePool
 from jitney.worker.state import WorkerState
 
+MEMORY_SHARE = 4  # one part in so many of the machine's memory is for templates
 
-def main(home: Home, runtime: Runtime, builder: ImageBuilder, *, template_idle_ms: int = IDLE_MS) -> int:
+
+def main(
+    home: Home,
+    runtime: Runtime,
+    builder: ImageBuilder,
+    *,
+    template_idle_ms: int = IDLE_MS,
+    template_memory_mib: int = 0,
+) -> int:
     """Run the worker of `home` until the server shuts it down, SIGTERM comes, or no server came for five minutes.
 
-    Its log goes to stderr. Gives the exit code.
+    Its log goes to stderr. Gives the exit code. `template_memory_mib` is for all warm templates; 0: a share of what
+    there is.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     leave_session()
     raise_file_limit()
-    asyncio.run(serve(Agent(home, runtime, builder, state=WorkerState(template_idle_ms=template_idle_ms))))
+    memory_mib = template_memory_mib or node.memory_mib() // MEMORY_SHARE
+    state = WorkerState(TemplatePool(idle_ms=template_idle_ms, memory_kib=memory_mib * 1024))
+    asyncio.run(serve(Agent(home, runtime, builder, state=state)))
     return 0
 
 

@@ -22,6 +22,7 @@ def describe(root: Path, runtime: str) -> NodeInfo:
         hostname=socket.gethostname(),
         cpu_milli=cpu_milli(),
         memory_mib=memory_mib(),
+        disk_mib=disk_mib(root),
         runtime=runtime,
         python_version=platform.python_version(),
     )
@@ -46,6 +47,15 @@ def memory_mib() -> int:
     """Memory that we may use, in MiB."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([total, *_memory_limits()]) // (1024 * 1024)
+
+
+def disk_mib(root: Path) -> int:
+    """Size of the file system that the server folder is on, in MiB; 0 where the system does not tell."""
+    try:
+        found = os.statvfs(root)
+    except OSError:
+        return 0
+    return found.f_blocks * found.f_frsize // (1024 * 1024)
 
 
 def _cpu_quotas() -> Iterator[int]:

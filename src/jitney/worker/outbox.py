@@ -1,7 +1,8 @@
 """Reports on their way to the server: kept in order until acknowledged, merged into batches, bounded. No I/O here.
 
 Log lines are refused beyond LOG_BYTES_MAX (the runtime counts what is refused, and says so in the log itself); other
-reports are few, as each container has two, and are never refused. One batch is under way at a time: that keeps the
+reports are few, as each container has two, or are bounded by whoever reads them (the output of commands), and are never
+refused. One batch is under way at a time: that keeps the
 order, and while the server takes one, the next grows, so that batches become larger just when that is needed.
 """
 
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from jitney.values.containers import LogLine
-from jitney.wire.messages.workers import BuildLine, ContainerLogs, WorkerReport
+from jitney.wire.messages.workers import BuildLine, ContainerLogs, ExecOutput, WorkerReport
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
 BATCH_LINES_MAX = 1_024
@@ -82,6 +83,8 @@ class Outbox:
                 count += 1
                 continue
             self._urgent -= 1
+            if isinstance(entry, ExecOutput):
+                size += len(entry.data)
             if lines:
                 batch.append(ContainerLogs(lines=tuple(lines)))
                 lines = []

@@ -4,11 +4,13 @@ The agent is two objects. This one never waits: it takes an event, updates its r
 The other (`worker.agent`) does it, and feeds back what came of it as the next event, so that a failure is an event
 like any other. Who may send what (`worker.events`):
 
-    the server     StartContainer, StopContainer, InterruptContainer, BuildImage, Shutdown. Any of them may come twice
-                   (after a broken link), and a stop may name a container that is gone or was never here.
-    the runtime    TemplateOpened | TemplateBroken for each OpenTemplate; for each RunContainer: ContainerUp, then
+    the server     StartContainer, StopContainer, InterruptContainer, PrewarmTemplate, WithdrawTemplate, BuildImage,
+                   AskImages, Shutdown. Any of them may come twice (after a broken link), and a stop may name a
+                   container that is gone or was never here.
+    the runtime    TemplateOpened | TemplateBroken for each OpenTemplate, TemplateDied when it has, and it can tell; for
+                   each RunContainer: ContainerUp, then
                    ContainerGone; or NotStarted; or TemplateLost; or, after AbandonStart, StartAbandoned.
-    the builder    BuildDone for each Build.
+    the builder    BuildDone for each Build, ImagesAnswered for each AskImages.
     the link       LinkLost, LinkRestored.
     the clock      Tick, at `next_deadline_ms` or later.
 
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -29,10 +31,10 @@ import msgspec
 
 from jitney.ports.runtime import ContainerHandle
 from jitney.runner.failures import encode_failure_text
-from jitney.values.containers import Exit, Launch
+from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.wire.messages import workers
-from jitney.worker import events
-from jitney.worker.pool import IDLE_MS, TEMPLATES_MAX, TemplatePool
+from jitney.worker import ahead, events
+from jitney.worker.pool import TemplatePool
 
 STARTS_MAX = 3  # templates that may die under one launch before it fails
 SHUTDOWN_GRACE_MS = 3_000
@@ -62,7 +64,7 @@ class Tracked(msgspec.Struct, kw_only=True):
     phase: Phase = Phase.WAITING
     handle: ContainerHandle | None = None
     started_at_ms: int = 0
-    template_ms: int = 0
+    phases_ms: dict[str, float] = msgspec.field(default_factory=lambda: {"template": 0.0})  # see core.phases
     starts: int = 0
     kill_at_ms: int | None = None  # a stop was asked for: SIGKILL at this time
     is_overdue: bool = False  # that time has come
@@ -71,12 +73,13 @@ class Tracked(msgspec.Struct, kw_only=True):
 class WorkerState:
     """See the module."""
 
-    def __init__(self, *, templates_max: int = TEMPLATES_MAX, template_idle_ms: int = IDLE_MS) -> None:
+    def __init__(self, pool: TemplatePool | None = None) -> None:
         self.containers: dict[str, Tracked] = {}
-        self.pool = TemplatePool(templates_max=templates_max, idle_ms=template_idle_ms)
+        self.pool = pool or TemplatePool()
         self.story: deque[tuple[int, str]] = deque(maxlen=STORY_EVENTS_MAX)
         self.is_closing = False
         self._has_quit = False
+        self._has_commands = False  # since the link was made
         self._lost_at_ms: int | None = None
         self._builds: set[str] = set()
         self._now_ms = 0
@@ -86,15 +89,24 @@ class WorkerState:
             workers.StopContainer: self._on_stop,
             workers.InterruptContainer: self._on_interrupt,
             workers.BuildImage: self._on_build,
+            workers.AskImages: self._on_ask_images,
+            workers.PrewarmTemplate: lambda one: self.pool.ask(one.template, keep=one.keep),
+            workers.WithdrawTemplate: lambda one: self._close(self.pool.withdraw(one.template)),
+            workers.OpenExec: self._on_open_exec,
+            workers.FeedExec: self._on_exec,
+            workers.EndExec: self._on_exec,
+            workers.StatsContainers: self._on_stats,
             workers.Shutdown: self._on_shutdown,
             events.TemplateOpened: self._on_template_opened,
             events.TemplateBroken: self._on_template_broken,
             events.TemplateLost: self._on_template_lost,
+            events.TemplateDied: lambda one: self.pool.died(one.spec, self._now_ms),
             events.ContainerUp: self._on_up,
             events.NotStarted: self._on_not_started,
             events.StartAbandoned: self._on_start_abandoned,
             events.ContainerGone: self._on_gone,
             events.BuildDone: self._on_build_done,
+            events.ImagesAnswered: self._on_images_answered,
             events.LinkLost: self._on_link_lost,
             events.LinkRestored: self._on_link_restored,
             events.Tick: self._on_tick,
@@ -104,9 +116,11 @@ class WorkerState:
         """What is to be done after `event`, in this order."""
         self._now_ms = now_ms
         self._handlers[type(event)](event)
+        if not self.is_closing:
+            self._todo += ahead.settle(self.pool, self._now_ms, self._tell)
         if self.is_closing and not self.containers and not self._has_quit:
             self._has_quit = True
-            self._todo += map(events.CloseTemplate, self.pool.clear())
+            self._close(self.pool.clear())
             self._todo.append(events.Quit())
         todo, self._todo = self._todo, []
         return todo
@@ -132,7 +146,7 @@ class WorkerState:
         for one in self.containers.values():
             if one.kill_at_ms is not None:
                 yield one.kill_at_ms
-        yield from self.pool.deadlines()
+        yield from self.pool.deadlines(self._now_ms)
         if self._lost_at_ms is not None and not self.is_closing:
             yield self._lost_at_ms + ORPHAN_MS
 
@@ -155,7 +169,9 @@ class WorkerState:
         """Start it if its template is warm; otherwise let it wait for the template."""
         spec, container_id = one.launch.template, one.launch.container_id
         answer = self.pool.want(spec, container_id, self._now_ms)
-        self._todo += map(events.CloseTemplate, answer.close)
+        self._close(answer.close)
+        if answer.adopt:
+            self._todo.append(events.AdoptOutput(spec, container_id))
         if answer.run:
             self._run(one)
         elif answer.failure:
@@ -179,8 +195,7 @@ class WorkerState:
 
     def _stop(self, one: Tracked, grace_ms: int) -> None:
         if one.phase is Phase.WAITING:
-            if self.pool.give_up(one.launch.template, one.launch.container_id):
-                self._todo.append(events.CloseTemplate(one.launch.template))
+            self._close(self.pool.give_up(one.launch.template, one.launch.container_id))
             self._end(one)
             return
         kill_at_ms, is_first = self._now_ms + grace_ms, one.kill_at_ms is None
@@ -216,6 +231,42 @@ class WorkerState:
         report = workers.BuildEnded(build_id=done.build_id, image=done.image, code=code, message=message, hint=hint)
         self._send(report)
 
+    def _on_ask_images(self, command: workers.AskImages) -> None:
+        if command.task_id in self._builds:
+            return
+        self._builds.add(command.task_id)
+        if isinstance(command.task, workers.RemoveImage):
+            # A template that is only kept warm is no use of its image.
+            self._close(self.pool.forget_idle(command.task.image_id))
+        used = {one.launch.template.image_id for one in self.containers.values()}
+        in_use = frozenset(used | self.pool.images() | set(getattr(command.task, "in_use", ())))
+        self._todo.append(events.AskImages(command.task_id, command.task, in_use))
+
+    def _on_images_answered(self, event: events.ImagesAnswered) -> None:
+        self._builds.discard(event.answer.task_id)
+        self._send(event.answer)
+
+    # -------------------------------------------------------------------------------------------- commands
+
+    def _on_open_exec(self, command: workers.OpenExec) -> None:
+        """Commands are not kept here: they are of the link, and end with it."""
+        one = self.containers.get(command.container_id)
+        if one is not None and one.handle is not None:
+            self._has_commands = True
+            self._todo.append(events.Interact(command, one.handle, one.launch.template.image_id))
+            return
+        reason = f"container {command.container_id} {'has not started yet' if one else 'has ended'}"
+        self._send(workers.ExecEnded(exec_id=command.exec_id, code="not_found", reason=reason))
+
+    def _on_exec(self, command: workers.FeedExec | workers.EndExec) -> None:
+        self._todo.append(events.Interact(command))
+
+    def _on_stats(self, command: workers.StatsContainers) -> None:
+        wanted = command.container_ids or tuple(self.containers)
+        found = [one for name in wanted if (one := self.containers.get(name)) is not None]
+        handles = tuple(one.handle for one in found if one.handle is not None)
+        self._todo.append(events.Measure(command.request_id, handles))
+
     def _on_shutdown(self, _: object) -> None:
         self.is_closing = True
         self._tell("shutdown")
@@ -225,9 +276,9 @@ class WorkerState:
     # -------------------------------------------------------------------------------------------- templates
 
     def _on_template_opened(self, event: events.TemplateOpened) -> None:
-        for container_id in self.pool.opened(event.spec, self._now_ms):
+        for container_id in self.pool.opened(event.spec, self._now_ms, event.facts.kib):
             one = self.containers[container_id]
-            one.template_ms = self._now_ms - one.asked_at_ms
+            one.phases_ms = ahead.waited_phases(event, float(self._now_ms - one.asked_at_ms))
             self._run(one)
 
     def _on_template_broken(self, event: events.TemplateBroken) -> None:
@@ -239,7 +290,7 @@ class WorkerState:
         one = self.containers[event.container_id]
         spec = one.launch.template
         self._tell(f"template of {spec.module or spec.image_id} was lost")
-        self.pool.lost(spec, event.container_id)
+        self.pool.lost(spec, event.container_id, self._now_ms)
         if one.kill_at_ms is not None:
             self._end(one)
         elif one.starts >= STARTS_MAX:
@@ -264,7 +315,8 @@ class WorkerState:
         report = workers.ContainerStarted(
             container_id=one.handle.container_id,
             pid=one.handle.pid,
-            phases_ms={"template": float(one.template_ms), "fork": one.handle.fork_ms},
+            phases_ms={**one.phases_ms, "fork": one.handle.fork_ms},
+            note=one.handle.note,
         )
         self._send(report)
 
@@ -291,6 +343,9 @@ class WorkerState:
     def _on_link_lost(self, _: events.LinkLost) -> None:
         if self._lost_at_ms is None:
             self._lost_at_ms = self._now_ms
+        if self._has_commands:
+            self._has_commands = False
+            self._todo.append(events.EndCommands())
 
     def _on_link_restored(self, _: events.LinkRestored) -> None:
         self._lost_at_ms = None
@@ -300,10 +355,13 @@ class WorkerState:
             if one.kill_at_ms is not None and one.kill_at_ms <= self._now_ms:
                 self._tell(f"{one.launch.container_id} outlived its grace")
                 self._end_process(one)
-        self._todo += map(events.CloseTemplate, self.pool.too_idle(self._now_ms))
+        self._close(self.pool.too_idle(self._now_ms))
         if self._lost_at_ms is not None and self._now_ms - self._lost_at_ms >= ORPHAN_MS and not self.is_closing:
             self._tell("no server for too long")
             self._on_shutdown(None)
+
+    def _close(self, specs: Iterable[TemplateSpec]) -> None:
+        self._todo += map(events.CloseTemplate, specs)
 
     def _send(self, report: workers.WorkerReport) -> None:
         self._todo.append(events.Send(report))

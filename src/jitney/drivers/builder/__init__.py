@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from jitney.errors import ImageBuildError
 from jitney.ports.builder import OnProgress
 
 Emit = Callable[[int, str, str], None]  # step (from 1), title, line
+T = TypeVar("T")
 
 
-class _Flight:
+class _Flight(Generic[T]):
     def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[T] | None = None
         self.listeners: list[Emit] = []
         self.at = (0, "")
         self.is_closed = False
@@ -27,14 +29,14 @@ class _Flight:
             listener(step, title, line)
 
 
-class Flights:
+class Flights(Generic[T]):
     """Builds that run, by key."""
 
     def __init__(self) -> None:
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, _Flight[T]] = {}
 
-    async def join(self, key: str, work: Callable[[Emit], Awaitable[None]], listener: Emit) -> None:
-        """Wait for the work of `key`, started if none runs. The last caller that is cancelled cancels it.
+    async def join(self, key: str, work: Callable[[Emit], Awaitable[T]], listener: Emit) -> T:
+        """What the work of `key` gives, started if none runs. The last caller that is cancelled cancels it.
 
         Raises:
             ImageBuildError: the builder was closed meanwhile.
@@ -48,7 +50,7 @@ class Flights:
         assert task is not None
         flight.listeners.append(listener)
         try:
-            await asyncio.shield(task)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
             if flight.is_closed:
                 raise ImageBuildError("the build was stopped", hint="its builder was shut down; build again") from None
@@ -72,17 +74,17 @@ class Flights:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _start(self, key: str, work: Callable[[Emit], Awaitable[None]]) -> _Flight:
-        flight = self._flights[key] = _Flight()
+    def _start(self, key: str, work: Callable[[Emit], Awaitable[T]]) -> _Flight[T]:
+        flight = self._flights[key] = _Flight[T]()
 
-        async def run() -> None:
-            await work(flight.emit)
+        async def run() -> T:
+            return await work(flight.emit)
 
         flight.task = asyncio.create_task(run(), name=f"build {key}")
         flight.task.add_done_callback(lambda _: self._forget(key, flight))
         return flight
 
-    def _forget(self, key: str, flight: _Flight) -> None:
+    def _forget(self, key: str, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import msgspec
 
-from jitney.core import imageplan
-from jitney.core.imageplan import Host, ImagePlan
+from jitney.core import imagechecks, imageplan
+from jitney.core.imageplan import Host, ImagePlan, Work
 from jitney.drivers.builder import Emit, Flights, careful
-from jitney.errors import ImageBuildError
+from jitney.errors import ImageBuildError, InvalidError, NotFoundError
 from jitney.ports.builder import LAST_LINES, OnProgress
 from jitney.values import ids
-from jitney.values.images import BuiltImage, ImageSpec
+from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, Named
 
+SIZE_BYTES = 1_000  # of every image
 HOST = Host(python_version="3.11.7", platform="fake", sdk_needs=("cloudpickle==3.1.2",))
 
 
@@ -21,10 +23,11 @@ class FakeBuilder:
     """Builds by writing a name down.
 
     Args:
-        lines: what each installing step prints.
+        lines: what each step prints that does something.
         fail_at: number of the step (from 1) that fails, or None.
-        gate: where given, each installing step waits for it; set it to let builds go on.
+        gate: where given, each step that does something waits for it; set it to let builds go on.
         python_path: the interpreter that images have.
+        at_ms: when everything is built and used; set it to let time pass.
     """
 
     def __init__(
@@ -35,20 +38,36 @@ class FakeBuilder:
         fail_at: int | None = None,
         gate: asyncio.Event | None = None,
         python_path: str = "/fake/python",
+        at_ms: int = 0,
     ) -> None:
         self.host = host
         self.lines = lines
         self.fail_at = fail_at
         self.gate = gate
         self.python_path = python_path
+        self.at_ms = at_ms
         self.builds: list[str] = []  # image ids, one for each build that began
         self.ended: list[str] = []  # ... and for each that ended, however
         self._images: dict[str, BuiltImage] = {}
-        self._flights = Flights()
+        self._plans: dict[str, ImagePlan] = {}
+        self._used_at_ms: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+        self._done: set[str] = set()  # digests of steps
+        self._flights: Flights[None] = Flights()
 
     def plan(self, spec: ImageSpec) -> ImagePlan:
         """See the port."""
-        return imageplan.plan(spec, self.host)
+        parent = None
+        if isinstance(spec.base, Named):
+            imagechecks.check(spec)
+            parent = self._plans.get(self.resolve(spec.base.reference) or "")
+        return imageplan.plan(spec, self.host, parent=parent.spec if parent else None)
+
+    def cached(self, plan: ImagePlan) -> tuple[bool, ...]:
+        """See the port."""
+        return tuple(
+            step.work is Work.SETTING or (step.digest in self._done and not plan.force_build) for step in plan.steps
+        )
 
     def find(self, image_id: str) -> BuiltImage | None:
         """See the port."""
@@ -58,12 +77,55 @@ class FakeBuilder:
     def lose(self, image_id: str) -> None:
         """The image vanishes from the disk."""
         self._images.pop(image_id, None)
+        plan = self._plans.pop(image_id, None)
+        self._names = {name: which for name, which in self._names.items() if which != image_id}
+        kept = {step.digest for other in self._plans.values() for step in other.steps}
+        self._done -= {step.digest for step in plan.steps if step.digest not in kept} if plan else set()
+
+    def resolve(self, name: str) -> str | None:
+        """See the port."""
+        image_id = name if ids.is_id(name, ids.IMAGE) else self._names.get(imagechecks.full_name(name), "")
+        return image_id if image_id in self._images else None
+
+    def tag(self, image_id: str, name: str) -> str:
+        """See the port."""
+        full = imagechecks.full_name(name)
+        if image_id not in self._images:
+            raise NotFoundError(f"no image {image_id!r}")
+        self._names[full] = image_id
+        return full
+
+    async def images(self) -> list[ImageRecord]:
+        """See the port."""
+        return sorted(map(self._record, self._images), key=lambda one: -one.used_at_ms)
+
+    async def remove(self, image_id: str, *, in_use: Collection[str] = ()) -> bool:
+        """See the port."""
+        if image_id in in_use:
+            raise InvalidError(f"image {image_id} is in use", hint="stop what runs from it first")
+        is_there = image_id in self._images
+        self.lose(image_id)
+        return is_there
+
+    async def collect(
+        self, keep_ms: int, now_ms: int, *, dry_run: bool = False, in_use: Collection[str] = ()
+    ) -> Collected:
+        """See the port."""
+        unused = tuple(
+            one.image_id
+            for one in await self.images()
+            if one.used_at_ms < now_ms - keep_ms and not one.names and one.image_id not in in_use
+        )
+        for image_id in unused if not dry_run else ():
+            self.lose(image_id)
+        return Collected(images=unused, freed_bytes=SIZE_BYTES * len(unused))
 
     async def build(self, spec: ImageSpec, on_progress: OnProgress) -> BuiltImage:
         """See the port."""
         plan = self.plan(spec)
         found = None if plan.force_build else self.find(plan.image_id)
         if found:
+            self._used_at_ms[plan.image_id] = self.at_ms
             return found
         listener = careful(on_progress, len(plan.steps))
         await self._flights.join(plan.image_id, lambda emit: self._build(plan, emit), listener)
@@ -82,7 +144,7 @@ class FakeBuilder:
         try:
             for number, step in enumerate(plan.steps, 1):
                 emit(number, step.title, "")
-                if step.install is None:
+                if number == 1 or step.work is Work.SETTING:
                     continue
                 if self.gate:
                     await self.gate.wait()
@@ -93,6 +155,9 @@ class FakeBuilder:
                     raise ImageBuildError(f"step {number} of {len(plan.steps)} ({step.title}) failed:\n{tail}")
         finally:
             self.ended.append(plan.image_id)
+        self._plans[plan.image_id] = plan
+        self._used_at_ms[plan.image_id] = self.at_ms
+        self._done |= {step.digest for step in plan.steps}
         self._images[plan.image_id] = BuiltImage(
             image_id=plan.image_id,
             python_path=self.python_path,
@@ -100,4 +165,19 @@ class FakeBuilder:
             cloudpickle_version="3.1.2",
             env={**plan.env, imageplan.SPEC_VARIABLE: plan.spec_digest},
             workdir=plan.workdir,
+            entrypoint=plan.entrypoint or (),
+            cmd=plan.cmd or (),
+            shell=plan.shell,
+        )
+
+    def _record(self, image_id: str) -> ImageRecord:
+        plan = self._plans[image_id]
+        return ImageRecord(
+            image_id=image_id,
+            names=tuple(sorted(name for name, which in self._names.items() if which == image_id)),
+            title=imageplan.base_title(plan.base),
+            python_version=self.host.python_version,
+            size_bytes=SIZE_BYTES,
+            built_at_ms=self.at_ms,
+            used_at_ms=self._used_at_ms[image_id],
         )

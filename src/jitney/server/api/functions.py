@@ -75,4 +75,5 @@ class FunctionsApi:
             methods=pool.spec.methods,
             python_version=image.python_version if image else "",
             cloudpickle_version=image.cloudpickle_version if image else "",
+            scope=pool.spec.scope,
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
-from jitney.errors import ConnectionError, from_code
+from jitney.core.imagechecks import full_name
+from jitney.errors import ConnectionError, InvalidError, NotFoundError, from_code
 from jitney.ports.sources import SourceStore
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.fleet import Fleet
 from jitney.server.scaling import Node
 from jitney.values import ids
-from jitney.values.images import BuiltImage
+from jitney.values.images import BuiltImage, Collected, PlannedImage
 from jitney.wire import methods
 from jitney.wire.messages import images as im
 from jitney.wire.messages import workers as wm
@@ -29,10 +31,16 @@ class Images:
         self._sources = sources
         self._entropy = entropy
         self._builds: dict[str, tuple[Emit, asyncio.Future[BuiltImage], Node]] = {}
+        self._tasks: dict[str, tuple[asyncio.Future[wm.ImagesAnswer], Node]] = {}
 
     def register(self, table: Table) -> None:
         """Answer the image.* and source.* methods."""
         table.on(methods.IMAGE_BUILD, self.build)
+        table.on(methods.IMAGE_PLAN, self.plan)
+        table.on(methods.IMAGE_LIST, self.list)
+        table.on(methods.IMAGE_TAG, self.tag)
+        table.on(methods.IMAGE_REMOVE, self.remove)
+        table.on(methods.IMAGE_COLLECT, self.collect)
         table.on(methods.SOURCE_MISSING, self.missing)
         table.on(methods.SOURCE_PUT, self.put)
         table.on(methods.SOURCE_CREATE, self.create)
@@ -50,6 +58,67 @@ class Images:
             self._builds.pop(build_id, None)
         self.built[image.image_id] = image
         return im.ImageBuilt(image=image)
+
+    async def plan(self, peer: Peer, request: im.ImagePlanRequest, emit: Emit) -> PlannedImage:
+        """What a build would do, and which of it is done already."""
+        answer = await self._ask(wm.PlanImage(spec=request.spec))
+        assert answer.plan is not None
+        return answer.plan
+
+    async def list(self, peer: Peer, request: im.ImageList, emit: Emit) -> im.ImageListed:
+        """Images that are there."""
+        if request.limit < 1:
+            raise InvalidError("limit must be above zero")
+        answer = await self._ask(wm.ListImages())
+        return im.ImageListed(images=answer.images[: request.limit])
+
+    async def tag(self, peer: Peer, request: im.ImageTag, emit: Emit) -> im.ImageTagged:
+        """Give an image a name."""
+        answer = await self._ask(wm.TagImage(image=request.image, name=request.name))
+        return im.ImageTagged(image_id=answer.image_id, name=answer.name)
+
+    async def remove(self, peer: Peer, request: im.ImageRemove, emit: Emit) -> im.ImageRemoved:
+        """Remove an image, by its id or by a name."""
+        image_id = request.image
+        if not ids.is_id(image_id, ids.IMAGE):
+            name = full_name(image_id)
+            there = (await self._ask(wm.ListImages())).images
+            image_id = next((one.image_id for one in there if name in one.names), "")
+            if not image_id:
+                raise NotFoundError(f"no image {name!r}", hint="`jitney image list` shows those that are there")
+        if image_id in self._in_use():
+            raise InvalidError(f"image {image_id} is used by a function", hint="stop its app first: `jitney app stop`")
+        await self._ask(wm.RemoveImage(image_id=image_id, in_use=self._in_use()))
+        self.built.pop(image_id, None)
+        return im.ImageRemoved(image_id=image_id)
+
+    async def collect(self, peer: Peer, request: im.ImageCollect, emit: Emit) -> Collected:
+        """Remove what nobody needs."""
+        if request.keep_ms < 0:
+            raise InvalidError("keep_ms must not be below zero")
+        task = wm.CollectImages(keep_ms=request.keep_ms, dry_run=request.dry_run, in_use=self._in_use())
+        answer = await self._ask(task)
+        assert answer.collected is not None
+        if not request.dry_run:
+            for image_id in answer.collected.images:
+                self.built.pop(image_id, None)
+        return answer.collected
+
+    def _in_use(self) -> tuple[str, ...]:
+        """Images of functions, whether anything runs or not."""
+        return tuple(sorted({pool.spec.image_id for pool in self._fleet.router.pools.values()}))
+
+    async def _ask(self, task: wm.ImageTask) -> wm.ImagesAnswer:
+        """Have a worker do something with its images."""
+        node = await self._node()
+        task_id = ids.make(ids.BUILD, self._entropy(ids.ENTROPY_BYTES))
+        done: asyncio.Future[wm.ImagesAnswer] = asyncio.get_running_loop().create_future()
+        self._tasks[task_id] = (done, node)
+        try:
+            node.send(wm.AskImages(task_id=task_id, task=task))
+            return await done
+        finally:
+            self._tasks.pop(task_id, None)
 
     async def _node(self) -> Node:
         loop = asyncio.get_running_loop()
@@ -86,11 +155,22 @@ class Images:
         else:
             build[1].set_exception(from_code(report.code, report.message, report.hint))
 
+    def answered(self, report: wm.ImagesAnswer) -> None:
+        """A worker: what was asked about its images."""
+        done, _ = self._tasks.get(report.task_id, (None, None))
+        if done is None or done.done():
+            return
+        if report.code:
+            done.set_exception(from_code(report.code, report.message, report.hint))
+        else:
+            done.set_result(report)
+
     def worker_lost(self, node: Node) -> None:
         """Builds of a worker that went will not end by themselves."""
-        for _, done, its in self._builds.values():
-            if its is node and not done.done():
-                done.set_exception(ConnectionError("the worker that built the image has gone", hint="run it again"))
+        builds: list[tuple[asyncio.Future[Any], Node]] = [(done, its) for _, done, its in self._builds.values()]
+        for waiting, its in [*builds, *self._tasks.values()]:
+            if its is node and not waiting.done():
+                waiting.set_exception(ConnectionError("the worker that has the images has gone", hint="run it again"))
 
     async def missing(self, peer: Peer, request: im.SourceMissing, emit: Emit) -> im.SourceMissingAnswer:
         """Which files must be sent."""

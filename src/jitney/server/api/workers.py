@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from jitney.ports.logs import LogStore
+from jitney.server.api.containers import ContainersApi
+from jitney.server.api.exec import ExecApi
 from jitney.server.api.images import Images
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.apps import Apps
@@ -27,12 +29,16 @@ class WorkersApi:
         fleet: Fleet,
         apps: Apps,
         images: Images,
+        containers: ContainersApi,
+        execs: ExecApi,
         logs: LogStore,
         run: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._fleet = fleet
         self._apps = apps
         self._images = images
+        self._containers = containers
+        self._execs = execs
         self._logs = logs
         self._run = run
 
@@ -49,6 +55,7 @@ class WorkersApi:
         def gone() -> None:
             self._fleet.detach(node)
             self._images.worker_lost(node)
+            self._execs.worker_lost(node)
 
         peer.on_gone(gone)
         await asyncio.get_running_loop().create_future()
@@ -63,9 +70,15 @@ class WorkersApi:
                 self._fleet.spawned(report)
             elif isinstance(report, wm.ContainerExited):
                 self._fleet.exited(report)
+            elif isinstance(report, wm.ExecOutput | wm.ExecTook | wm.ExecEnded):
+                self._execs.report(report)
+            elif isinstance(report, wm.ContainersMeasured):
+                self._containers.measured(report)
             elif isinstance(report, wm.BuildLine):
                 self._images.line(report)
-            else:
+            elif isinstance(report, wm.ImagesAnswer):
+                self._images.answered(report)
+            elif isinstance(report, wm.BuildEnded):
                 self._images.ended(report)
         return Done()
 

@@ -12,9 +12,16 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from jitney.ports.runtime import ContainerHandle, Runtime, StartFailed, TemplateFailed, TemplateGone
+from jitney.ports.runtime import (
+    ContainerHandle,
+    Runtime,
+    StartFailed,
+    TemplateFailed,
+    TemplateGone,
+    TemplateInsight,
+)
 from jitney.runner.failures import decode_failure
-from jitney.values.containers import Exit, Launch, LogLine
+from jitney.values.containers import Exit, Launch, LogLine, TemplateSpec
 from jitney.values.images import BuiltImage
 
 WAIT_S = 30
@@ -292,7 +299,8 @@ class RuntimeContract:
             handle = await actor.start(Program.PRINTS_THEN_WAITS)
             copy = msgspec.msgpack.decode(msgspec.msgpack.encode(handle), type=ContainerHandle)
             await actor.runtime.destroy(copy)
-            assert (await actor.runtime.wait(copy)).signal == signal.SIGKILL
+            end = await actor.runtime.wait(copy)
+            assert end.signal == signal.SIGKILL, end
 
         self.play(make_stage, play)
 
@@ -318,6 +326,29 @@ class RuntimeContract:
             await asyncio.wait({opening})
             await actor.open(launch)
             assert (await actor.runtime.wait(await actor.run(launch))).exit_code == 3
+
+        self.play(make_stage, play)
+
+    def test_12_a_template_that_dies_is_told_and_one_that_is_closed_is_not(self, make_stage: MakeStage) -> None:
+        async def play(actor: Actor) -> None:
+            runtime = actor.runtime
+            if not isinstance(runtime, TemplateInsight):
+                pytest.skip("this runtime knows nothing of its templates besides")
+            died: asyncio.Queue[TemplateSpec] = asyncio.Queue()
+            runtime.watch_templates(died.put_nowait)
+            launch = actor.stage.launch(Program.EXITS_WITH_3)
+            assert runtime.template_facts(launch.template) is None
+            await actor.open(launch)
+            facts = runtime.template_facts(launch.template)
+            assert facts is not None
+            assert facts.note == ""
+            await runtime.close_template(launch.template)
+            assert runtime.template_facts(launch.template) is None
+            await actor.open(launch)
+            actor.stage.kill_template(launch)
+            assert await died.get() == launch.template
+            assert died.empty()
+            assert runtime.template_facts(launch.template) is None
 
         self.play(make_stage, play)
 

@@ -1,10 +1,11 @@
-"""Containers: list, stop. Their logs are a stream of messages.apps.AppLogs."""
+"""Containers: list, stop, stats, open. Their logs are a stream of messages.apps.AppLogs; commands in them: exec."""
 
 from __future__ import annotations
 
 import msgspec
 
-from jitney.values.containers import ContainerRecord
+from jitney.values.containers import ContainerRecord, Measured
+from jitney.values.functions import FunctionSpec
 
 
 class ContainerList(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,3 +27,38 @@ class ContainerStop(msgspec.Struct, frozen=True, kw_only=True):
 
     container_id: str
     graceful: bool = False
+
+
+class ContainerOpen(msgspec.Struct, frozen=True, kw_only=True):
+    """A container to be in, which runs nothing by itself: for commands. A stream, as long as which it lives.
+
+    Of `spec` its image, source, variables, resources and walls count: what `function_id` is now, or as given.
+    """
+
+    function_id: str = ""
+    spec: FunctionSpec | None = None
+
+
+class ContainerOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """The one event of `container.open`: it takes commands."""
+
+    container_id: str
+
+
+class ContainerClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """It has ended."""
+
+    container: ContainerRecord
+
+
+class ContainerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container uses now; none named: all that live."""
+
+    container_id: str = ""
+
+
+class ContainerStatsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Those whose worker answered; `containers` are the same ones in the same order."""
+
+    measured: tuple[Measured, ...] = ()
+    containers: tuple[ContainerRecord, ...] = ()

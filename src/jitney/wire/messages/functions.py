@@ -22,6 +22,7 @@ class FunctionInfo(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[MethodSpec, ...] = ()
     python_version: str = ""  # "3.11.7": of the image
     cloudpickle_version: str = ""
+    scope: str = ""  # of its large values in shared memory (runner.segments)
 
 
 class FunctionBind(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from jitney.values.images import BuiltImage, ImageSpec
+from jitney.values.images import BuiltImage, ImageRecord, ImageSpec
 from jitney.values.sources import SourceFile as SourceFile
 
 
@@ -26,6 +26,53 @@ class BuildProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 class ImageBuilt(msgspec.Struct, frozen=True, kw_only=True):
     image: BuiltImage
+
+
+class ImagePlanRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What would a build do? Answered by `values.images.PlannedImage`."""
+
+    spec: ImageSpec
+
+
+class ImageList(msgspec.Struct, frozen=True, kw_only=True):
+    """Images that are there, the one that was used last first."""
+
+    limit: int = 1_000
+
+
+class ImageListed(msgspec.Struct, frozen=True, kw_only=True):
+    images: tuple[ImageRecord, ...]
+
+
+class ImageTag(msgspec.Struct, frozen=True, kw_only=True):
+    """Give an image a name, "name:tag"; without a tag it is ":latest"."""
+
+    image: str
+    name: str
+
+
+class ImageTagged(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` in its full form."""
+
+    image_id: str
+    name: str
+
+
+class ImageRemove(msgspec.Struct, frozen=True, kw_only=True):
+    """By id or by name. Refused while a function or a container uses it."""
+
+    image: str
+
+
+class ImageRemoved(msgspec.Struct, frozen=True, kw_only=True):
+    image_id: str
+
+
+class ImageCollect(msgspec.Struct, frozen=True, kw_only=True):
+    """Remove what was not used for `keep_ms`, has no name, and belongs to no function. Answered by `Collected`."""
+
+    keep_ms: int
+    dry_run: bool = False
 
 
 class SourceMissing(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from jitney.values.containers import Exit, Launch, LogLine, NodeInfo
-from jitney.values.images import BuiltImage, ImageSpec
+from jitney.values.containers import Exit, Launch, LogLine, Measured, NodeInfo, TemplateSpec
+from jitney.values.exec import ExecSpec, TtySize
+from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, PlannedImage
 
 
 class WorkerAttach(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,24 +43,124 @@ class InterruptContainer(msgspec.Struct, frozen=True, kw_only=True, tag="interru
     container_id: str
 
 
+class PrewarmTemplate(msgspec.Struct, frozen=True, kw_only=True, tag="prewarm"):
+    """Make a template before a container needs it, when there is nothing else to do. Not answered.
+
+    `keep`: functions that keep containers have it, so it is made again whenever it is gone.
+    """
+
+    template: TemplateSpec
+    keep: bool = False
+
+
+class WithdrawTemplate(msgspec.Struct, frozen=True, kw_only=True, tag="withdraw"):
+    """Nobody asks for the template any more: stop making it. One that is there stays as long as any other."""
+
+    template: TemplateSpec
+
+
 class BuildImage(msgspec.Struct, frozen=True, kw_only=True, tag="build"):
     build_id: str
     spec: ImageSpec
+
+
+class PlanImage(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
+    spec: ImageSpec
+
+
+class ListImages(msgspec.Struct, frozen=True, kw_only=True, tag="list"):
+    pass
+
+
+class TagImage(msgspec.Struct, frozen=True, kw_only=True, tag="tag"):
+    """`image` is an id, or another name."""
+
+    image: str
+    name: str
+
+
+class RemoveImage(msgspec.Struct, frozen=True, kw_only=True, tag="remove"):
+    """`in_use`: ids of images that functions have, at the server."""
+
+    image_id: str
+    in_use: tuple[str, ...] = ()
+
+
+class CollectImages(msgspec.Struct, frozen=True, kw_only=True, tag="collect"):
+    keep_ms: int
+    dry_run: bool = False
+    in_use: tuple[str, ...] = ()
+
+
+ImageTask = PlanImage | ListImages | TagImage | RemoveImage | CollectImages
+
+
+class AskImages(msgspec.Struct, frozen=True, kw_only=True, tag="ask_images"):
+    """Something to know or to do about the images of the machine, answered by one `ImagesAnswer`."""
+
+    task_id: str
+    task: ImageTask
 
 
 class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     """The server is going for good: stop everything and exit."""
 
 
-WorkerCommand = StartContainer | StopContainer | InterruptContainer | BuildImage | Shutdown
+class OpenExec(msgspec.Struct, frozen=True, kw_only=True, tag="open_exec"):
+    """Run a command in a container. It ends with the link: whoever held it cannot be heard any more."""
+
+    exec_id: str
+    container_id: str
+    spec: ExecSpec
+
+
+class FeedExec(msgspec.Struct, frozen=True, kw_only=True, tag="feed_exec"):
+    """To a command that runs: input, its end, the size of its terminal, a signal; `took`: bytes that its reader has."""
+
+    exec_id: str
+    data: bytes = b""
+    eof: bool = False
+    size: TtySize | None = None
+    signal: int = 0
+    took: int = 0
+
+
+class EndExec(msgspec.Struct, frozen=True, kw_only=True, tag="end_exec"):
+    """Nobody holds the command any more: end it. Not answered."""
+
+    exec_id: str
+
+
+class StatsContainers(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
+    """Say what these containers (none: all that live) have used; answered by `ContainersMeasured`."""
+
+    request_id: str
+    container_ids: tuple[str, ...] = ()
+
+
+WorkerCommand = (
+    StartContainer
+    | StopContainer
+    | InterruptContainer
+    | PrewarmTemplate
+    | WithdrawTemplate
+    | BuildImage
+    | AskImages
+    | OpenExec
+    | FeedExec
+    | EndExec
+    | StatsContainers
+    | Shutdown
+)
 
 
 class ContainerStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """The process lives. Phases in ms: 'template' (0 when it was warm), 'fork'."""
+    """The process lives. `phases_ms`: see core.phases; `note`: why it was not forked from all that it could be."""
 
     container_id: str
     pid: int
     phases_ms: dict[str, float] = {}
+    note: str = ""
 
 
 class ContainerExited(msgspec.Struct, frozen=True, kw_only=True, tag="exited"):
@@ -97,7 +198,66 @@ class BuildEnded(msgspec.Struct, frozen=True, kw_only=True, tag="build_ended"):
     hint: str = ""
 
 
-WorkerReport = ContainerStarted | ContainerExited | ContainerLogs | BuildLine | BuildEnded
+class ExecOutput(msgspec.Struct, frozen=True, kw_only=True, tag="exec_output"):
+    """What a command wrote. `seq` counts from 0 for each: a report that comes twice is known by it."""
+
+    exec_id: str
+    seq: int
+    fd: int
+    data: bytes
+
+
+class ExecTook(msgspec.Struct, frozen=True, kw_only=True, tag="exec_took"):
+    """A command has taken so many bytes of its input."""
+
+    exec_id: str
+    count: int
+
+
+class ExecEnded(msgspec.Struct, frozen=True, kw_only=True, tag="exec_ended"):
+    """Sent once, after the last output. `reason`: it did not end by itself, or never began. `code`: our own error."""
+
+    exec_id: str
+    exit_code: int = 0
+    reason: str = ""
+    code: str = ""
+    hint: str = ""
+
+
+class ContainersMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
+    request_id: str
+    measured: tuple[Measured, ...] = ()
+
+
+class ImagesAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="images"):
+    """What the task asked for, or the error that ended it.
+
+    `image_id` is the one that was named or removed, `name` the full name that it has now.
+    """
+
+    task_id: str
+    plan: PlannedImage | None = None
+    images: tuple[ImageRecord, ...] = ()
+    collected: Collected | None = None
+    image_id: str = ""
+    name: str = ""
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+WorkerReport = (
+    ContainerStarted
+    | ContainerExited
+    | ContainerLogs
+    | BuildLine
+    | BuildEnded
+    | ImagesAnswer
+    | ExecOutput
+    | ExecTook
+    | ExecEnded
+    | ContainersMeasured
+)
 
 
 class WorkerReports(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,5 +7,5 @@ the network and the other processes of the user who runs the worker, and its CPU
 
 from __future__ import annotations
 
+from jitney.drivers.runtime.forking.sdk import sdk_paths as sdk_paths
 from jitney.drivers.runtime.process.driver import ProcessRuntime as ProcessRuntime
-from jitney.drivers.runtime.process.sdk import sdk_paths as sdk_paths

@@ -6,23 +6,28 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from jitney.drivers.runtime.process import procfs
-from jitney.drivers.runtime.process.capture import Capture
+from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.forking.capture import Capture
+from jitney.drivers.runtime.forking.loading import note_line
+from jitney.drivers.runtime.forking.scratch import MODE, ScratchFolders
+from jitney.drivers.runtime.forking.template import TemplateProcess
 from jitney.drivers.runtime.process.render import ContainerRecipe
-from jitney.drivers.runtime.process.scratch import MODE, ScratchFolders
-from jitney.drivers.runtime.process.template import TemplateProcess
 from jitney.ports.runtime import ContainerHandle, Output, StartFailed
 from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, Launch
+from jitney.values.images import BuiltImage
 
 
 class Container:
     """What the runtime knows of a container. `template` is None for one that is a child of this process."""
 
-    def __init__(self, launch: Launch, recipe: ContainerRecipe, scratch: ScratchFolders, output: Output) -> None:
+    def __init__(
+        self, launch: Launch, image: BuiltImage, recipe: ContainerRecipe, scratch: ScratchFolders, output: Output
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.id = launch.container_id
         self.launch = launch
+        self.image = image
         self.recipe = recipe
         self.template: TemplateProcess | None = None
         self.handle: ContainerHandle | None = None
@@ -33,6 +38,7 @@ class Container:
         self.over_kib = 0  # what it used when it passed its memory limit
         self.stop_watch: Callable[[], None] | None = None
         self._scratch = scratch
+        self._output = output
         try:
             self._folder = scratch.take(self.id)
         except OSError as error:
@@ -60,8 +66,8 @@ class Container:
             "rlimits": self.recipe.rlimits,
         }
 
-    def forked(self, pid: int) -> ContainerHandle:
-        """The process exists."""
+    def forked(self, pid: int, note: str = "") -> ContainerHandle:
+        """The process exists. `note` is for its log."""
         stat = procfs.stat(pid)
         took_ms = (asyncio.get_running_loop().time() - self.asked_at) * 1000
         self.handle = ContainerHandle(
@@ -69,7 +75,10 @@ class Container:
             pid=pid,
             start_ticks=stat.start_ticks if stat else 0,
             fork_ms=round(took_ms, 3),
+            note=note,
         )
+        if note:
+            self._output([note_line(self.id, note)])
         self.capture.begin()
         return self.handle
 
@@ -87,6 +96,11 @@ class Container:
             self.stop_watch = None
         self.capture.finish()
         self._scratch.give_back(self._folder)
+
+    @property
+    def folder(self) -> str:
+        """Its scratch folder."""
+        return self._folder
 
 
 def _no_workdir(path: str) -> StartFailed:

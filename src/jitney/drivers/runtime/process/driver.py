@@ -9,20 +9,25 @@ import signal
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 
-from jitney.drivers.runtime.process import leftovers, procfs
+from jitney.drivers.runtime.forking import leftovers, procfs
+from jitney.drivers.runtime.forking.exits import collect_exit, watch_exit
+from jitney.drivers.runtime.forking.leftovers import Leftovers
+from jitney.drivers.runtime.forking.memory import MemoryWatch, OomCounter
+from jitney.drivers.runtime.forking.scratch import ScratchFolders
+from jitney.drivers.runtime.forking.template import TemplateProcess
 from jitney.drivers.runtime.process.container import Container
-from jitney.drivers.runtime.process.leftovers import Leftovers
-from jitney.drivers.runtime.process.memory import MemoryWatch, OomCounter
-from jitney.drivers.runtime.process.render import render_container
-from jitney.drivers.runtime.process.scratch import ScratchFolders
-from jitney.drivers.runtime.process.template import TemplateProcess, collect_exit, watch_exit
+from jitney.drivers.runtime.process.exec import Commands
+from jitney.drivers.runtime.process.measure import measure
+from jitney.drivers.runtime.process.render import missing_wall, render_container, unsupported
 from jitney.drivers.runtime.process.templates import Templates, marker_of
+from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
 from jitney.ports.runtime import (
     Capabilities,
     ContainerHandle,
     Output,
     StartFailed,
     Stats,
+    TemplateFacts,
     TemplateFailed,
     TemplateGone,
 )
@@ -54,6 +59,7 @@ class ProcessRuntime:
             on_exited=self._on_exited,
             on_death=self._on_template_death,
         )
+        self._commands = Commands(self._children, lambda: self._spawn(self._leftovers.sweep(self._children)))
         self._containers: dict[str, Container] = {}
         self._ended: OrderedDict[str, Exit] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,7 +69,7 @@ class ProcessRuntime:
     def capabilities(self) -> Capabilities:
         """See the port."""
         return Capabilities(
-            name="process", isolation=False, memory_limit=os.path.isdir("/proc/self"), process_limit=False
+            name="process", isolation=False, memory_limit=os.path.isdir("/proc/self"), process_limit=False, exec=True
         )
 
     async def reap(self) -> int:
@@ -83,6 +89,9 @@ class ProcessRuntime:
     async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
         """See the port."""
         self._adopt_orphans()
+        missing = missing_wall(spec.isolation, spec.network)
+        if missing:  # before anything of it is imported
+            raise TemplateFailed(unsupported(missing))
         await self._templates.open(spec, image, cause, output)
 
     async def close_template(self, spec: TemplateSpec) -> None:
@@ -90,6 +99,17 @@ class ProcessRuntime:
         template = self._templates.forget(spec)
         if template is not None:
             self._retire(template)
+
+    def template_facts(self, spec: TemplateSpec) -> TemplateFacts | None:
+        """See ports.runtime.TemplateInsight."""
+        loaded, template = self._templates.loaded(spec), self._templates.find(spec)
+        if loaded is None:
+            return None
+        return loaded.facts(procfs.private_kib(template.pid) if template is not None else 0)
+
+    def watch_templates(self, on_death: Callable[[TemplateSpec], None]) -> None:
+        """See ports.runtime.TemplateInsight."""
+        self._templates.on_lost = on_death
 
     def _retire(self, template: TemplateProcess) -> None:
         """End a template that nothing is started from any more, once it has no containers to look after."""
@@ -120,9 +140,12 @@ class ProcessRuntime:
         template = self._templates.find(launch.template)
         if template is None and not self._templates.is_cold(launch.template):
             raise TemplateGone
+        missing = missing_wall(launch.isolation, launch.network)
+        if missing:
+            raise StartFailed(missing, unsupported(missing))
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         recipe = render_container(launch, image, home=self._home, nofile_hard=hard)
-        container = Container(launch, recipe, self._scratch, output)
+        container = Container(launch, image, recipe, self._scratch, output)
         self._containers[container.id] = container
         self._oom.begin()
         try:
@@ -132,7 +155,7 @@ class ProcessRuntime:
             template.fork(
                 container.message(),
                 list(container.capture.child_fds),
-                lambda pid, why: self._on_forked(container, pid, why),
+                lambda pid, why, _: self._on_forked(container, pid, why),
             )
         except TemplateFailed as failed:
             self._discard(container)
@@ -149,7 +172,8 @@ class ProcessRuntime:
                 container.started.set_exception(error)
             self._discard(container)
             return
-        handle = container.forked(pid)
+        loaded = self._templates.loaded(container.launch.template)
+        handle = container.forked(pid, loaded.note if loaded is not None else "")
         try:
             self._leftovers.record(container.id, pid, handle.start_ticks)
         except OSError:
@@ -188,6 +212,7 @@ class ProcessRuntime:
     def _finish(self, container: Container, exit: Exit) -> None:
         """Its first process has ended: end the others, then say so."""
         judged = self._judge(container, exit)
+        self._commands.end(container.id)
         self._memory.forget(container.id)
         self._leftovers.collect_strays(self._children, asyncio.get_running_loop().time())
         if self._leftovers.find(self._children):
@@ -265,13 +290,15 @@ class ProcessRuntime:
         container = self._containers.get(handle.container_id)
         if container is None or not container.is_running():
             return None
-        pids = procfs.tree(handle.pid)
-        found = [stat for pid in pids if (stat := procfs.stat(pid)) is not None]
-        return Stats(
-            processes=len(found),
-            rss_kib=sum(map(procfs.rss_kib, pids)),
-            cpu_ms=sum(stat.cpu_ms for stat in found),
-        )
+        return measure(container, self._commands.pids(container.id))
+
+    async def exec(self, handle: ContainerHandle, spec: ExecSpec, on_output: OnOutput) -> ExecSession:
+        """See ports.interactive."""
+        container = self._containers.get(handle.container_id)
+        if container is None or not container.is_running():
+            raise ContainerGone
+        env = self._templates.env(container.launch.template, container.image)
+        return self._commands.start(container.id, spec, on_output, recipe=container.recipe, template_env=env)
 
     def template_pid(self, spec: TemplateSpec) -> int | None:
         """The process of an open template: for tests that kill it."""

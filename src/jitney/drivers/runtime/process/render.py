@@ -8,9 +8,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from jitney.drivers.runtime.process.leftovers import MARKER_NAME
+from jitney.drivers.runtime.forking.leftovers import MARKER_NAME
+from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Launch, TemplateSpec
 from jitney.values.images import BuiltImage
+from jitney.values.isolation import Isolation
+from jitney.values.network import NetworkPolicy
 from jitney.wire.home import Home
 
 NOFILE = 65_536
@@ -42,6 +45,22 @@ class ContainerRecipe(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str
     folders: tuple[str, ...]
     rlimits: dict[str, tuple[int, int]]  # by name, without RLIMIT_
+
+
+def missing_wall(isolation: Isolation, network: NetworkPolicy) -> str:
+    """Why plain processes are not enough for what is asked for; '' where they are. Who asks fails closed."""
+    if not isolation.allows(Isolation.PROCESS):
+        reason = f"isolation={str(isolation)!r} is asked for, and this machine's containers are plain processes"
+    elif not network.is_open:
+        reason = "its network is to be restricted, and this machine's containers are plain processes that cannot be"
+    else:
+        return ""
+    return f"{reason}\n`jitney doctor` says what this machine can do; `runtime` in [worker] of config.toml chooses"
+
+
+def unsupported(reason: str) -> bytes:
+    """The failure that says so."""
+    return encode_failure_text("UnsupportedError", reason, module="jitney.errors")
 
 
 def render_template(

@@ -8,9 +8,12 @@ import socket
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
+from jitney.drivers.runtime.forking.capture import Capture
+from jitney.drivers.runtime.forking.loading import Loaded, load_message, without_snapshot
+from jitney.drivers.runtime.forking.sdk import sdk_paths
+from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
+from jitney.drivers.runtime.process.child import OwnChild
 from jitney.drivers.runtime.process.render import render_template
-from jitney.drivers.runtime.process.sdk import sdk_paths
-from jitney.drivers.runtime.process.template import TemplateProcess
 from jitney.errors import StartupError
 from jitney.ports.runtime import Output, TemplateFailed
 from jitney.runner.failures import encode_failure_text
@@ -42,7 +45,9 @@ class Templates:
         self._on_exited = on_exited
         self._on_death = on_death
         self._open: dict[TemplateSpec, TemplateProcess] = {}  # those to fork from
-        self._cold: set[TemplateSpec] = set()  # those whose import starts threads: each container imports for itself
+        self._loaded: dict[TemplateSpec, Loaded] = {}  # how those were loaded
+        self._cold: dict[TemplateSpec, Loaded] = {}  # whose import starts threads: each container imports for itself
+        self.on_lost: Callable[[TemplateSpec], None] | None = None  # told of each open one that dies
         self._processes: set[TemplateProcess] = set()  # all that live: also those that load, or were closed
 
     def find(self, spec: TemplateSpec) -> TemplateProcess | None:
@@ -52,6 +57,10 @@ class Templates:
     def is_cold(self, spec: TemplateSpec) -> bool:
         """Whether the template is open, and its containers cannot be forked."""
         return spec in self._cold
+
+    def loaded(self, spec: TemplateSpec) -> Loaded | None:
+        """How an open template was loaded."""
+        return self._loaded.get(spec) or self._cold.get(spec)
 
     def is_open(self, template: TemplateProcess) -> bool:
         """Whether containers may still be forked from it."""
@@ -70,15 +79,20 @@ class Templates:
         if spec in self._open or spec in self._cold:
             return
         template = await self.load(spec, image, cause, output)
-        if template.threads:
-            self._cold.add(spec)
+        loaded = template.loaded
+        if loaded.is_snapshot_to_blame:
+            template.kill()
+            template = await self.load(without_snapshot(spec), image, cause, _nowhere)
+        if not template.loaded.can_fork:
+            self._cold[spec] = loaded
             template.kill()
         elif template.is_alive:
-            self._open[spec] = template
+            self._open[spec], self._loaded[spec] = template, loaded
 
     def forget(self, spec: TemplateSpec) -> TemplateProcess | None:
         """Nothing more is forked from it; the process, if there is one, is the caller's to end."""
-        self._cold.discard(spec)
+        self._cold.pop(spec, None)
+        self._loaded.pop(spec, None)
         return self._open.pop(spec, None)
 
     async def load(
@@ -95,13 +109,24 @@ class Templates:
             reason = f"the image's interpreter {image.python_path} cannot be started: {error.strerror or error}"
             raise TemplateFailed(_failure(reason)) from error
         source = str(self._home.sources / spec.source_id) if spec.source_id else ""
-        message = {"source": source, "module": spec.module, "main_module": spec.main_module, "sys_path": []}
         try:
-            await template.load(message)
+            await template.load(load_message(spec, source))
         except BaseException:
             template.kill()
             raise
         return template
+
+    def env(self, spec: TemplateSpec, image: BuiltImage) -> dict[str, str]:
+        """The variables that such a template is started with."""
+        return render_template(
+            spec,
+            image,
+            home=self._home,
+            environ=self._environ,
+            sdk=(),
+            marker=marker_of(self._home),
+            control_fd=0,
+        ).env
 
     def _start(
         self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, is_cold: bool
@@ -119,12 +144,18 @@ class Templates:
                     control_fd=theirs.fileno(),
                     is_cold=is_cold,
                 )
+                printer = LoadOutput(output)
+                capture = Capture(cause, printer)
+                try:
+                    child = OwnChild(recipe, theirs.fileno(), capture.child_fds)
+                except BaseException:
+                    capture.finish()
+                    raise
                 template = TemplateProcess(
-                    recipe,
+                    child,
                     ours,
-                    theirs,
-                    cause=cause,
-                    output=output,
+                    capture,
+                    printer,
                     is_cold=is_cold,
                     on_exited=self._on_exited,
                     on_death=self._died,
@@ -141,7 +172,9 @@ class Templates:
         self._children.discard(template.pid)
         for spec, one in list(self._open.items()):
             if one is template:
-                del self._open[spec]
+                self.forget(spec)
+                if self.on_lost is not None:
+                    self.on_lost(spec)
         self._on_death(template)
 
     async def close(self) -> None:
@@ -150,6 +183,11 @@ class Templates:
         for template in processes:
             template.kill()
         await asyncio.gather(*(template.dead for template in processes))
+
+
+def _nowhere(_: object) -> bool:
+    """What an import prints that is done again."""
+    return True
 
 
 def _failure(message: str) -> bytes:

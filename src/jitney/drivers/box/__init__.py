@@ -1,0 +1,1 @@
+"""Boxes: drivers of `ports.box`."""

@@ -1,0 +1,1 @@
+"""Drivers of `ports.limits`, and what watches a folder's size."""

@@ -1,0 +1,1 @@
+"""Limits by the kernel's control groups, of either version."""

@@ -1,0 +1,1 @@
+"""What brings images of others to this machine: drivers of `ports.pulls`."""

@@ -1,0 +1,81 @@
+"""What a template is told to load, and what came of it: whether it is forked, and what is said where it is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from jitney.ports.runtime import TemplateFacts
+from jitney.values.containers import LogLine, TemplateSpec
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """The LOADED message of a template (runner.template_protocol), as far as it decides something."""
+
+    import_ms: float = 0.0
+    snapshot_ms: float = 0.0
+    obstacles: tuple[str, ...] = ()
+    is_snapshot_to_blame: bool = False
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether containers may be forked from it."""
+        return not self.obstacles
+
+    @property
+    def note(self) -> str:
+        """For the log of a container that is not forked from it: what happens instead, and why. '' if nothing does."""
+        if self.can_fork:
+            return ""
+        what = "; ".join(self.obstacles)
+        if self.is_snapshot_to_blame:
+            return (
+                f"the memory snapshot is not used, so that each container runs @enter(snap=True) methods itself: "
+                f"they left what cannot be shared ({what}). Open it in an @enter() method, or close it again."
+            )
+        return (
+            f"each container imports the module itself, which is slow: the import left what a fork would not have "
+            f"({what}). Start it in a function, or in an @enter() method."
+        )
+
+    def facts(self, kib: int) -> TemplateFacts:
+        """For the port; `kib` is the memory of its process."""
+        return TemplateFacts(import_ms=self.import_ms, snapshot_ms=self.snapshot_ms, kib=kib, note=self.note)
+
+
+def load_message(spec: TemplateSpec, source: str) -> dict[str, Any]:
+    """LOAD, without its kind. `source` is the folder of the user's code as the template sees it, or ''."""
+    return {
+        "source": source,
+        "module": spec.module,
+        "main_module": spec.main_module,
+        "sys_path": [],
+        "snapshot": msgspec.to_builtins(spec.snapshot),
+    }
+
+
+def without_snapshot(spec: TemplateSpec) -> TemplateSpec:
+    """The same, but that containers run those methods themselves."""
+    return msgspec.structs.replace(spec, snapshot=None)
+
+
+def read_loaded(message: Mapping[str, Any]) -> Loaded:
+    """What a LOADED message says.
+
+    Raises:
+        KeyError, TypeError, ValueError: user code has sent something else in its name.
+    """
+    return Loaded(
+        import_ms=float(message["ms"]),
+        snapshot_ms=float(message["snapshot_ms"]),
+        obstacles=tuple(str(one)[:500] for one in message["obstacles"])[:20],
+        is_snapshot_to_blame=message["is_snapshot_to_blame"] is True,
+    )
+
+
+def note_line(container_id: str, text: str) -> LogLine:
+    """A note of ours in a container's log."""
+    return LogLine(time.time_ns() // 1_000_000, container_id, 0, text)

@@ -1,0 +1,343 @@
+"""One wall with what belongs to it: its image and code, its template, its stock of pods, and its way out.
+
+An enclosure serves one `TemplateSpec`. It lives as long as its template is open or one of its containers runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from jitney.core import egress
+from jitney.drivers.runtime.forking.capture import Capture
+from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
+from jitney.drivers.walls import render
+from jitney.drivers.walls.machine import Machine
+from jitney.drivers.walls.wall import Pod, Wall, WallFailed, WallGone
+from jitney.ports.network import HubPlan, Network, NetworkFailed
+from jitney.ports.runtime import Output
+from jitney.runner.segments import prepare, prepare_scope
+from jitney.values.containers import Exit, TemplateSpec
+from jitney.values.images import BuiltImage
+from jitney.wire.home import Home
+
+STOCK_MIN = 2
+STOCK_MAX = 32
+CALM_S = 30.0  # after a burst, the stock stays large for so long
+
+
+class Enclosure:
+    """See the module."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: TemplateSpec,
+        image: BuiltImage,
+        *,
+        home: Home,
+        machine: Machine,
+        network: Network,
+        stock_min: int,
+        on_orphan: Callable[[int, Exit], None],
+        on_death: Callable[[Enclosure], None],
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.image = image
+        self.containers: set[str] = set()
+        self.is_closed = False
+        self.wall = Wall(on_orphan=on_orphan, on_death=lambda _: self._on_death())
+        self._home = home
+        self._machine = machine
+        self._network = network
+        self._stock_min = stock_min
+        self._died = on_death
+        self._folder = home.containers / name
+        self._outside = machine.outside(home, spec, image, self._folder)
+        self._hub: HubPlan | None = None
+        self.no_network = ""  # why there is none although the policy allows one
+        self._numbers: list[int] = []  # of pods, free to be used again
+        self._numbers_used = 1  # 0 is the template's
+        self._stock: dict[int, deque[Pod]] = {}
+        self._wanted: dict[int, int] = {}
+        self._refilling: dict[int, asyncio.Task[None]] = {}
+        self._calm: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open(self, launcher: list[str], env: dict[str, str]) -> None:
+        """Make the wall.
+
+        Raises:
+            WallFailed: it cannot be made; nothing is left.
+        """
+        try:
+            self._make_folders()
+            plan = {
+                "ids": self._machine.ids.lines(),
+                "writer": self._machine.ids.writer,
+                "stage": self._outside.stage,
+                "stage_ops": render.render_stage(self.image, self._outside),
+                "ops": render.render_skeleton(self.image, self._outside),
+                "hostname": self.name,
+            }
+            await self.wall.open(launcher, env, plan)
+            await self._connect()
+        except OSError as error:
+            raise WallFailed(f"its folder {self._folder} cannot be made: {error.strerror or error}") from error
+        except BaseException:
+            self.wall.kill()
+            await self._remove_folders()
+            raise
+
+    def _make_folders(self) -> None:
+        self._folder.mkdir(mode=0o711)
+        for path in (self._outside.stage, self._outside.scratch):
+            os.mkdir(path, 0o700)
+        self._machine.ids.give(self._outside.scratch)
+        for path in (self._outside.sockets, self._outside.blobs):
+            os.makedirs(path, exist_ok=True)
+        prepare(str(self._home.segments))
+        prepare_scope(str(self._home.segments), os.path.basename(self._outside.segments))
+
+    async def _connect(self) -> None:
+        if not self.spec.network.blocked:
+            try:
+                self._hub = await self._network.connect(self.name, self.wall.pid)
+            except NetworkFailed as error:
+                self.no_network = str(error)
+        plan = egress.hub_message(self._hub) if self._hub is not None else None
+        resolv_conf = egress.resolver_file(egress.egress(self.spec.network, self._hub, 0))
+        await self.wall.hub(plan, render.render_connected(self.image, resolv_conf))
+
+    # -------------------------------------------------------------------------------------------- processes
+
+    async def start_template(
+        self,
+        cause: str,
+        output: Output,
+        *,
+        on_exited: Callable[[str, int, Exit], None],
+        on_death: Callable[[TemplateProcess], None],
+    ) -> TemplateProcess:
+        """The template's process; nothing is loaded in it yet.
+
+        Raises:
+            WallFailed: it cannot be started.
+            WallGone: the wall has ended.
+        """
+        folders, ops = render.render_root(
+            self.image, self._outside, folder="t", shm_mib=render.SHM_MIB, hostname=self.name
+        )
+        message = {
+            **render.render_process(self.spec, self.image),
+            "folders": folders,
+            "ops": ops,
+            "net": self._net(0),
+            "profile": "template",
+            "keeps": render.TEMPLATE_KEEPS,
+            "joins": 0,
+        }
+        return await self._start("template", f"t-{self.name}", message, (), cause, output, on_exited, on_death)
+
+    async def start_cold(
+        self,
+        pod: Pod,
+        joins: tuple[int, ...],
+        container_id: str,
+        output: Output,
+        *,
+        on_death: Callable[[TemplateProcess], None],
+    ) -> TemplateProcess:
+        """A process in a pod that will be a container without being forked.
+
+        Raises:
+            WallFailed: it cannot be started.
+            WallGone: the wall, or the pod, has ended.
+        """
+        message = {**render.render_process(self.spec, self.image, is_cold=True), "joins": len(joins), "tty": None}
+        return await self._start(
+            "enter", f"c-{container_id}", message, (pod.pidfd, *joins), container_id, output, _nobody, on_death
+        )
+
+    async def _start(
+        self,
+        kind: str,
+        name: str,
+        message: dict[str, Any],
+        others: tuple[int, ...],
+        cause: str,
+        output: Output,
+        on_exited: Callable[[str, int, Exit], None],
+        on_death: Callable[[TemplateProcess], None],
+    ) -> TemplateProcess:
+        ours, theirs = socket.socketpair()
+        printer = LoadOutput(output)
+        capture = Capture(cause, printer)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            own = [null, *capture.child_fds, theirs.fileno()]
+            descriptors = [*others[:1], *own, *others[1:]]
+            child, _ = await self.wall.start(kind, name, {**message, "descriptors": len(own)}, descriptors)
+        except BaseException:
+            capture.finish()
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(null)
+        return TemplateProcess(
+            child, ours, capture, printer, is_cold=kind == "enter", on_exited=on_exited, on_death=on_death
+        )
+
+    # -------------------------------------------------------------------------------------------- pods
+
+    def _net(self, number: int) -> dict[str, Any] | None:
+        if self._hub is None:
+            return None
+        return egress.pod_message(egress.egress(self.spec.network, self._hub, number), number)
+
+    async def take_pod(self, shm_mib: int) -> Pod:
+        """A pod, from the stock if there is one.
+
+        Raises:
+            WallFailed: none can be made.
+            WallGone: the wall has ended.
+        """
+        stock = self._stock.setdefault(shm_mib, deque())
+        while stock:
+            pod = stock.popleft()
+            if pod.pidfd >= 0:
+                self._refill(shm_mib)
+                return pod
+        self._grow(shm_mib)
+        pod = await self._make_pod(shm_mib)
+        self._refill(shm_mib)
+        return pod
+
+    def prepare(self, shm_mib: int) -> None:
+        """Have pods of this kind in stock."""
+        self._refill(shm_mib)
+
+    def in_stock(self) -> list[Pod]:
+        """The pods that wait."""
+        return [pod for stock in self._stock.values() for pod in stock]
+
+    def _grow(self, shm_mib: int) -> None:
+        """The stock was empty: keep more from now on, until it has been calm for a while."""
+        self._wanted[shm_mib] = min(STOCK_MAX, 2 * self._wanted.get(shm_mib, self._stock_min))  # 0: none, ever
+        if self._calm is not None:
+            self._calm.cancel()
+        self._calm = asyncio.get_running_loop().call_later(CALM_S, self._shrink)
+
+    def _shrink(self) -> None:
+        self._calm = None
+        self._wanted.clear()
+        for stock in self._stock.values():
+            while len(stock) > self._stock_min:
+                self.drop_pod(stock.pop())
+
+    def _refill(self, shm_mib: int) -> None:
+        if shm_mib not in self._refilling and not self.is_closed and self.wall.is_alive:
+            task = self._refilling[shm_mib] = self._spawn(self._make_stock(shm_mib))
+            task.add_done_callback(lambda _: self._refilling.pop(shm_mib, None))
+
+    async def _make_stock(self, shm_mib: int) -> None:
+        stock = self._stock.setdefault(shm_mib, deque())
+        while len(stock) < self._wanted.get(shm_mib, self._stock_min) and not self.is_closed:
+            try:
+                stock.append(await self._make_pod(shm_mib))
+            except (WallFailed, WallGone):
+                return  # whoever needs one will hear why
+
+    async def _make_pod(self, shm_mib: int) -> Pod:
+        number = self._take_number()
+        name = f"p{number}"
+        folders, ops = render.render_root(
+            self.image, self._outside, folder=name, shm_mib=shm_mib, hostname=self._machine.hostname
+        )
+        try:
+            return await self.wall.pod(name, folders, ops, self._net(number))
+        except BaseException:
+            self._numbers.append(number)
+            raise
+
+    def _take_number(self) -> int:
+        if self._numbers:
+            return self._numbers.pop()
+        number, self._numbers_used = self._numbers_used, self._numbers_used + 1
+        return number
+
+    def drop_pod(self, pod: Pod) -> asyncio.Task[None]:
+        """End a pod and all in it; done when nothing of it is left."""
+        pod.kill()
+        return self._spawn(self._after(pod))
+
+    async def _after(self, pod: Pod) -> None:
+        await pod.gone
+        await self._remove(pod.name)
+        self._numbers.append(int(pod.name[1:]))
+
+    async def _remove(self, name: str) -> None:
+        trash = self._folder / "scratch" / name
+        if self._machine.ids.can_remove:
+            moved = self._folder / f".trash-{name}"
+            try:
+                trash.rename(moved)
+            except OSError:
+                return
+            self._spawn(asyncio.to_thread(shutil.rmtree, moved, ignore_errors=True))
+        elif self.wall.is_alive:
+            try:
+                await self.wall.remove(str(trash))
+            except (WallFailed, WallGone):
+                return
+
+    # -------------------------------------------------------------------------------------------- ending
+
+    def close(self) -> None:
+        """No more pods; the wall goes when its last container has."""
+        self.is_closed = True
+        self.retire()
+
+    def retire(self) -> None:
+        """End the wall if nobody needs it."""
+        if self.is_closed and not self.containers:
+            self.wall.kill()
+
+    def _on_death(self) -> None:
+        self.is_closed = True
+        if self._calm is not None:
+            self._calm.cancel()
+        self._spawn(self._clean())
+        self._died(self)
+
+    async def _clean(self) -> None:
+        if self._hub is not None:
+            await self._network.disconnect(self.name)
+        await self._remove_folders()
+
+    async def _remove_folders(self) -> None:
+        await asyncio.to_thread(self._machine.remove_tree, Path(self._folder))
+
+    async def gone(self) -> None:
+        """Until nothing of it is left."""
+        await self.wall.dead
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _nobody(container_id: str, pid: int, how: Exit) -> None:
+    """A cold container forks none."""

@@ -1,0 +1,190 @@
+"""Control groups keep the contract, with real processes: in each way that this machine's hierarchies allow."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jitney.drivers.limits.cgroups import probe
+from jitney.drivers.limits.cgroups.driver import CgroupLimiter
+from jitney.testing.conformance.limits import FORKED, HELD_MIB, LimitsContract, Program
+
+OTHER_UID = 1_000_000
+NUMBERS = itertools.count()
+
+PRELUDE = """
+import errno, os, signal, sys
+uid, fds = int(sys.argv[1]), [int(one) for one in sys.argv[2:]]
+if uid:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+for fd in fds:
+    os.write(fd, b"0")
+    os.close(fd)
+def say(text):
+    os.write(1, text.encode() + b"\\n")
+"""
+CODE = {
+    Program.ECHOES: """
+say("in")
+for line in sys.stdin:
+    say(line.rstrip())
+""",
+    Program.HOLDS: f"""
+held = b"x" * ({HELD_MIB} << 20)
+say("holds")
+signal.pause()
+""",
+    Program.EATS: """
+say("in")
+held = []
+while True:
+    held.append(b"x" * (1 << 20))
+""",
+    Program.SPINS: """
+say("in")
+while True:
+    pass
+""",
+    Program.FORKS: f"""
+for count in range({FORKED}):
+    try:
+        pid = os.fork()
+    except OSError as error:
+        assert error.errno == errno.EAGAIN
+        say(f"refused after {{count}}")
+        break
+    if not pid:
+        signal.pause()
+else:
+    say("forked {FORKED}")
+signal.pause()
+""",
+    Program.BOMB: """
+say("in")
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+""",
+}
+
+
+class Inmate:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def said(self) -> str:
+        line = await self.process.stdout.readline()
+        assert line, "it ended without a word"
+        return line.decode().rstrip()
+
+    async def echo(self, line: str) -> str:
+        self.process.stdin.write(line.encode() + b"\n")
+        return await self.said()
+
+    async def ended(self) -> int:
+        return await self.process.wait()
+
+
+class Stage:
+    """Programs are pieces of code here."""
+
+    def __init__(self) -> None:
+        self._prefix = f"test-{os.getpid()}-{next(NUMBERS)}"
+        self._inmates: list[Inmate] = []
+        self.limiter = self.again()
+
+    def again(self) -> CgroupLimiter:
+        return CgroupLimiter(f"{self._prefix}-a")
+
+    def stranger(self) -> CgroupLimiter:
+        return CgroupLimiter(f"{self._prefix}-b")
+
+    async def run(self, group, program, *, is_unprivileged=False) -> Inmate:
+        if is_unprivileged and os.geteuid() != 0:
+            pytest.skip("needs root, to become another user")
+        fds = group.join_fds if group is not None else ()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-c", PRELUDE + CODE[program], str(OTHER_UID * is_unprivileged)),
+            *map(str, fds),
+            pass_fds=fds,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._inmates.append(Inmate(process))
+        return self._inmates[-1]
+
+    async def spend(self) -> None:
+        await asyncio.to_thread(_spin, 0.03)
+
+    def left_overs(self) -> list[str]:
+        root = Path("/sys/fs/cgroup")
+        return [str(path) for path in root.rglob(f"jitney-{self._prefix}-*")]
+
+    async def close(self) -> None:
+        """Those outside groups are left."""
+        for inmate in self._inmates:
+            try:
+                os.killpg(inmate.process.pid, 9)
+            except ProcessLookupError:
+                pass
+            await inmate.ended()
+            inmate.process.stdin.close()
+            await inmate.process.communicate()
+
+
+def _spin(cpu_s: float) -> None:
+    until = time.thread_time() + cpu_s
+    while time.thread_time() < until:
+        pass
+
+
+def _hide(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    """As on a machine that lacks something: its hierarchy is not mounted, or its kernel is older."""
+    real = probe._try
+
+    def seen(mount, name):
+        site = real(mount, name)
+        if variant == "v1" and site.version == 2:
+            os.rmdir(site.folder)
+            return probe.Site(version=2, problem="hidden")
+        if variant == "no cgroup.kill":
+            return msgspec.structs.replace(site, files=site.files - {"cgroup.kill"})
+        return site
+
+    monkeypatch.setattr(probe, "_try", seen)
+
+
+class TestCgroupLimits(LimitsContract):
+    @pytest.fixture(params=["as it is", "v1", "no cgroup.kill"])
+    def make_stage(self, request, monkeypatch):
+        if not sys.platform.startswith("linux"):
+            pytest.skip("control groups are Linux's")
+
+        @asynccontextmanager
+        async def make():
+            _hide(monkeypatch, request.param)
+            stage = Stage()
+            can = stage.limiter.capabilities()
+            if not can.accounting:
+                pytest.skip(f"no control groups here: {can.why}")
+            try:
+                yield stage
+            finally:
+                await stage.limiter.close()
+                await stage.close()
+
+        return make

@@ -1,0 +1,145 @@
+"""The probes as a function of the platform, in every tier that this machine can do: is the table of promises right?
+
+What runs is a user's function, in a container as any other. Beside it runs another container, whose files and name the
+probes know. After the containers have ended, the outside must be as it was.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from jitney.compose import registry
+from jitney.testing.probes import table, targets
+from jitney.testing.probes.probe import TIERS
+from tests.e2e.platforms import Platform
+from tests.escape.outside import outside
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+RUN_S = 240
+MEMORY_LIMIT_MIB = 512
+
+PROGRAM = """
+    import dataclasses
+    import os
+    import sys
+
+    import jitney
+
+    app = jitney.App("attack")
+
+    @app.function()
+    def neighbour(content):
+        for path in ("/tmp/jitney-neighbour", os.path.abspath("jitney-neighbour")):
+            try:
+                with open(path, "wb") as file:
+                    file.write(content)
+            except OSError:
+                continue
+            yield path, os.environ["JITNEY_TASK_ID"]
+        while True:
+            yield "", ""
+
+    @app.function(memory=(128, {memory}), timeout={timeout}, single_use_containers=True)
+    def attack(tier, told, names):
+        from jitney.runner import state
+        from jitney.testing.probes import run, targets
+
+        known = targets.from_json(told)
+        with open(__file__, "rb") as file:
+            mine = targets.Canary("source", os.path.abspath(__file__), targets.digest(file.read()))
+        canaries = (*known.canaries, mine)
+        known = dataclasses.replace(known, runner_socket=state.config["runner_socket"], canaries=canaries)
+        return run.report(tier, run.run(tier, known, names))
+
+    @app.local_entrypoint()
+    def main(tier: str, told: str, report: str):
+        import json
+        from jitney.testing.probes import targets
+        from jitney.testing.probes.probe import all_probes
+
+        with open(told) as file:
+            known = targets.from_json(file.read())
+        content = os.urandom(32)
+        beside = neighbour.remote_gen(content)
+        files = [next(beside)]
+        more = next(beside)
+        if more[0]:
+            files.append(more)
+        canaries = [targets.Canary("neighbour", path, targets.digest(content)) for path, _ in files]
+        known = dataclasses.replace(known, canaries=(*known.canaries, *canaries), container=files[0][1])
+        plain = [one.name for one in all_probes() if not one.limit]
+        found = attack.remote(tier, known.to_json(), plain)
+        for one in all_probes():
+            if one.limit:  # alone: a container that is out of memory is ended, with all that it has found
+                try:
+                    found["results"] += attack.remote(tier, known.to_json(), [one.name])["results"]
+                except Exception as error:
+                    verdict = "limited" if "out of memory" in str(error) else "skipped"
+                    found["results"].append({{"name": one.name, "verdict": verdict, "detail": str(error)}})
+        beside.close()
+        for path, _ in files:
+            if os.path.exists(path) and tier == "process":
+                os.unlink(path)
+        with open(report, "w") as file:
+            json.dump(found, file)
+"""
+
+# The promise is of the tier; what holds it is not there on every machine. Such a row proves nothing rather than breaks.
+PROVES_NOTHING_WITHOUT = {"resources.": "a limit", "network.control_plane": "an address", "kernel.thirty_two": "x86"}
+
+
+def tier_in_force(platform):
+    """The tier that `jitney doctor` says is in force, or why there is none; and the limits that hold."""
+    findings = platform.jitney("doctor", "--json", code=None).json()
+    listed = findings["findings"] if isinstance(findings, dict) else findings
+    text = " ".join(str(value) for one in listed if one.get("id") == "runtime" for value in one.values())
+    found = re.search(r"tier in force: (\w+)", text)
+    limits = ["files"]
+    for word, names in (
+        ("memory", ["memory", "shared memory"]),
+        ("process", ["processes"]),
+        ("disk", ["disk"]),
+    ):
+        if re.search(rf"{word} limits are enforced", text):
+            limits += names
+    return (found[1] if found else ""), text, tuple(limits)
+
+
+@pytest.fixture(params=registry.names("runtime"))
+def walled(request, tmp_path, monkeypatch):
+    """A platform with each runtime that there is: (platform, tier, limits)."""
+    monkeypatch.setenv("JITNEY_RUNTIME", request.param)
+    platform = Platform(tmp_path)
+    platform.environment["JITNEY_RUNTIME"] = request.param
+    try:
+        tier, text, limits = tier_in_force(platform)
+        if not tier:
+            pytest.skip(f"the {request.param} runtime cannot work here: {text[:300]}")
+        assert tier in TIERS
+        yield platform, tier, limits
+        platform.end()
+    finally:
+        platform.clean()
+
+
+def test_every_probe_finds_what_its_tier_promises(walled, tmp_path):
+    platform, tier, limits = walled
+    platform.write("attack.py", PROGRAM.format(memory=MEMORY_LIMIT_MIB, timeout=RUN_S))
+    platform.home.root.mkdir(parents=True, exist_ok=True)
+    told, report = tmp_path / "told.json", tmp_path / "report.json"
+    with outside(platform.home.root) as made:
+        source = next(iter(made.contents))
+        assert source.exists()
+        told.write_text(made.targets(limits=limits).to_json())
+        flags = ["--tier", tier, "--told", str(told), "--report", str(report)]
+        platform.jitney("run", "attack.py", *flags, timeout=RUN_S)
+        rows = table.compare([json.loads(Path(report).read_text())])
+        assert table.differences(rows) == [], "\n".join(table.lines(rows))
+        nothing = {row.name: row.detail for row in rows if row.is_as_expected is None}
+        if tier != "process":  # where nothing is promised, nothing need be proved
+            assert [name for name in nothing if not name.startswith(tuple(PROVES_NOTHING_WITHOUT))] == []
+        platform.jitney("down")
+        assert all(made.untouched().values()), "something outside was changed"
+        assert targets.namespaces_of() == made.targets().namespaces
