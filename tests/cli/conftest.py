@@ -19,7 +19,13 @@ class Shell:
         self.place = place
         self.home = Home(home)
         kept = {k: v for k, v in os.environ.items() if not k.startswith("JITNEY_")}
-        self.environment = {**kept, "JITNEY_HOME": str(home), "JITNEY_HTTP_PORT": "0", "NO_COLOR": "1"}
+        self.environment = {
+            **kept,
+            "JITNEY_HOME": str(home),
+            "JITNEY_RUNTIME": "process",
+            "JITNEY_HTTP_PORT": "0",
+            "NO_COLOR": "1",
+        }
 
     def write(self, name, text):
         """A file of the user's."""

@@ -144,7 +144,7 @@ def test_what_is_published(server):
     assert (spec.retries.max_retries, spec.retries.initial_delay_ms, spec.retries.backoff_coefficient) == (3, 500, 2.0)
     assert (spec.timeout_ms, spec.startup_timeout_ms) == (10_000, 20_000)
     assert msgspec.structs.astuple(spec.scaling) == (1, 4, 2, 30_000)
-    assert msgspec.structs.astuple(spec.resources) == (500, 2_000, 512, None)
+    assert msgspec.structs.astuple(spec.resources) == (500, 2_000, 512, None, None)
     assert spec.env == {"A": "1"}
     assert spec.single_use
     assert (spec.concurrency.max_inputs, spec.concurrency.target_inputs) == (10, 8)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import jitney
-from jitney.errors import InvalidError, NotFoundError, UnsupportedError
+from jitney.errors import InvalidError, NotFoundError
 
 app = jitney.App("classes")
 
@@ -202,10 +202,26 @@ def test_deriving_from_a_decorated_class():
     assert Derived.__mro__[1] is Model._get_user_cls()
 
 
+def test_methods_for_a_snapshot_run_first_here_too():
+    class Ordered:
+        @jitney.enter()
+        def later(self):
+            self.seen.append("later")
+
+        @jitney.enter(snap=True)
+        def first(self):
+            self.seen = ["first"]
+
+        @jitney.method()
+        def get(self):
+            return self.seen
+
+    cls = jitney.App().cls(serialized=True)(Ordered)
+    assert cls().get.local() == ["first", "later"]
+
+
 def test_what_cannot_be(monkeypatch):
     other = jitney.App()
-    with pytest.raises(UnsupportedError, match="snap=True"):
-        jitney.enter(snap=True)
     with pytest.raises(InvalidError, match="goes on a class"):
         other.cls()(lambda: 1)
     with pytest.raises(InvalidError, match="use @app"):

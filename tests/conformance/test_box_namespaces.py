@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from tests.conformance.test_box import _command_lines
 
 from jitney.drivers.box.namespaces import NamespacesBox
 from jitney.drivers.limits.none import NoLimiter
@@ -12,7 +13,6 @@ from jitney.drivers.network.none import NoNetwork
 from jitney.drivers.runtime.forking import leftovers
 from jitney.drivers.walls.probe import probe
 from jitney.testing.conformance.box import BoxContract
-from tests.conformance.test_box import _command_lines
 
 WHY_NOT = probe().why
 pytestmark = [

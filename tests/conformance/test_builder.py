@@ -6,10 +6,11 @@ import stat
 
 import pytest
 
-from jitney.drivers.builder.fake import FakeBuilder
 from jitney.drivers.box.host import HostBox
+from jitney.drivers.builder.fake import FakeBuilder
 from jitney.drivers.builder.local import LocalBuilder
 from jitney.testing.conformance.builder import BuilderContract
+from jitney.testing.conformance.builder_images import ImagesContract
 from jitney.testing.wheels import make_wheel
 from jitney.values.images import ImageSpec, PipInstall
 
@@ -77,13 +78,13 @@ class LocalStage:
         self.fifo.write_text("go\n")
 
 
-class TestFake(BuilderContract):
+class TestFake(BuilderContract, ImagesContract):
     @pytest.fixture
     def stage(self):
         return FakeStage()
 
 
-class TestLocal(BuilderContract):
+class TestLocal(BuilderContract, ImagesContract):
     @pytest.fixture
     def stage(self, tmp_path):
         return LocalStage(tmp_path)

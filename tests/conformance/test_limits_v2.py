@@ -43,7 +43,7 @@ RUN = """\
 import os, subprocess, sys, time
 ENV = {"PYTHONPATH": "/packages:/src", "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/bin", "HOME": "/tmp"}
 TESTS = [sys.executable, "-S", "-m", "pytest", "-c", "/dev/null", "--rootdir", "/", "-q", "-p", "no:cacheprovider",
-         "-rs", "-k", "not v1", "/tests/test_limits_cgroups.py"]
+         "-rs", "--color=no", "-k", "not v1", "/tests/test_limits_cgroups.py"]
 TREE = "/sys/fs/cgroup"
 
 def enter(group, uid):
@@ -63,8 +63,12 @@ def run(name, group="", uid=0):
         for path in (group, *(f"{group}/cgroup.{one}" for one in ("procs", "subtree_control", "threads"))):
             os.chown(path, uid, uid)
         os.setxattr(group, "trusted.delegate", b"1")
-    code = subprocess.call(TESTS, env=ENV, preexec_fn=enter(group, uid))
-    print("RESULT", name, code, flush=True)
+    started = subprocess.Popen(TESTS, env=ENV, preexec_fn=enter(group, uid))
+    while True:  # as process 1 it collects the orphans of tests too
+        pid, status = os.wait()
+        if pid == started.pid:
+            print("RESULT", name, os.waitstatus_to_exitcode(status), flush=True)
+            return
 
 print("CONTROLLERS", open(f"{TREE}/cgroup.controllers").read().split(), flush=True)
 run("service", f"{TREE}/service")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.conformance.test_runtime_process import Stage as ProcessStage
 
 from jitney.drivers.limits.none import NoLimiter
 from jitney.drivers.network.none import NoNetwork
@@ -18,7 +19,6 @@ from jitney.testing.conformance.runtime import Module, Program, RuntimeContract
 from jitney.testing.processes import open_stage
 from jitney.values.containers import Launch
 from jitney.values.isolation import Isolation
-from tests.conformance.test_runtime_process import Stage as ProcessStage
 
 WHY_NOT = probe().why
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"no walls here: {WHY_NOT}")

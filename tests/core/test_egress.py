@@ -149,7 +149,7 @@ def test_addresses_of_a_hub_are_its_own():
 
 
 @pytest.mark.parametrize(
-    ("address", "may"),
+    "address, may",
     [
         ("93.184.216.34", True),
         ("2606:4700::1", True),
@@ -194,7 +194,7 @@ def test_hosts_file():
 
 
 @pytest.mark.parametrize(
-    ("found", "name", "says"),
+    "found, name, says",
     [
         ({"administers_network": True, "packet_rules": True, "slirp4netns": "/s", "tun": True}, "veth", "root"),
         ({"administers_network": True, "root": True, "slirp4netns": "/s", "tun": True}, "slirp4netns", "nf_tables"),

@@ -38,7 +38,7 @@ def hello(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "patterns", "is_listed"),
+    "name, patterns, is_listed",
     [
         ("pypi.org", ["pypi.org"], True),
         ("a.pypi.org", ["pypi.org"], False),
@@ -181,7 +181,7 @@ def test_a_first_message_has_a_limit():
 
 
 @pytest.mark.parametrize(
-    ("head", "host"),
+    "head, host",
     [
         (b"GET / HTTP/1.1\r\nHost: PyPI.org\r\n\r\nrest", "pypi.org"),
         (b"GET /a?b HTTP/1.0\r\nX: y\r\nhost:pypi.org:80 \r\n\r\n", "pypi.org"),

@@ -13,7 +13,6 @@ import pytest
 from jitney.drivers.box.host import HostBox
 from jitney.drivers.builder.local import LocalBuilder, Settings, disk
 from jitney.drivers.builder.local.interpreters import own_interpreter, search_path
-from jitney.drivers.command import Lines, run
 from jitney.drivers.builder.local.render import Place, is_disk_full, render_install
 from jitney.drivers.builder.local.settings import (
     build_environment,
@@ -21,6 +20,7 @@ from jitney.drivers.builder.local.settings import (
     pip_variables,
     uv_environment,
 )
+from jitney.drivers.command import Lines, run
 from jitney.errors import ImageBuildError, StorageFullError, UnsupportedError
 from jitney.testing.wheels import make_wheel
 from jitney.values.images import Env, ImageSpec, PipInstall
@@ -50,7 +50,14 @@ def scripted(tmp_path):
         path = tmp_path / "uv"
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
-        return LocalBuilder(tmp_path / "images", HostBox(), settings=Settings(timeout_ms=timeout_ms), uv=str(path), pip_config={}, **options)
+        return LocalBuilder(
+            tmp_path / "images",
+            HostBox(),
+            settings=Settings(timeout_ms=timeout_ms),
+            uv=str(path),
+            pip_config={},
+            **options,
+        )
 
     return make
 
@@ -214,7 +221,9 @@ def test_layers_are_replayed_in_order(tmp_path, wheels):
     first, second = spec_of(wheels, "tinypackage"), spec_of(wheels, "otherpackage")
     events = []
     image = build(
-        LocalBuilder(tmp_path / "images", HostBox(), pip_config={}), ImageSpec(layers=(*first.layers, *second.layers)), events
+        LocalBuilder(tmp_path / "images", HostBox(), pip_config={}),
+        ImageSpec(layers=(*first.layers, *second.layers)),
+        events,
     )
     assert [title for _, _, title, line in events if not line][1:] == [
         "pip install tinypackage",

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.forking.leftovers import JOURNAL, Leftovers, read_journal
 from jitney.drivers.runtime.forking.scratch import ScratchFolders
 from jitney.drivers.runtime.forking.sdk import link_targets
 from jitney.drivers.runtime.process import sdk_paths
-from jitney.drivers.runtime.forking.leftovers import JOURNAL, Leftovers, read_journal
 from jitney.drivers.runtime.process.render import base_env, render_container, render_template
 from jitney.values.containers import Launch, TemplateSpec
 from jitney.values.images import BuiltImage

@@ -60,7 +60,13 @@ class Platform:
         self.place.mkdir(parents=True, exist_ok=True)
         self.home = Home(home or root / "home")
         kept = {k: v for k, v in os.environ.items() if not k.startswith("JITNEY_")}
-        self.environment = {**kept, "JITNEY_HOME": str(self.home.root), "JITNEY_HTTP_PORT": "0", "NO_COLOR": "1"}
+        self.environment = {
+            **kept,
+            "JITNEY_HOME": str(self.home.root),
+            "JITNEY_HTTP_PORT": "0",
+            "JITNEY_RUNTIME": "process",  # programs leave word of what they did in files beside them
+            "NO_COLOR": "1",
+        }
         self._open = []
 
     # ------------------------------------------------------------------ the user's files and commands

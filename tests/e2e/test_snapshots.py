@@ -3,10 +3,20 @@
 import pytest
 
 import jitney
+from tests.e2e.conftest import serve
 from tests.e2e.platforms import eventually
 
 pytestmark = pytest.mark.e2e
 PROGRAM = "snapshots.py"
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory):
+    """Containers are plain processes: they write where the test reads, and their process ids are their own."""
+    root = tmp_path_factory.mktemp("platform")
+    (root / "home").mkdir(mode=0o700)
+    (root / "home" / "config.toml").write_text('[worker]\nruntime = "process"\n')
+    yield from serve(root)
 
 
 def lines(path):

@@ -157,7 +157,17 @@ def test_a_pool_survives_a_fork(pool):
 def test_names_are_checked():
     good = "18-0123456789ab.01234567"
     assert module.is_name(f"so-1/{good}")
-    bad = ("", "..", good, f"so-1/{good}/..", f"../{good}", f"a/b/{good}", f"/{good}", f"so_1/{good}", "so-1/18-0123456789ab")
+    bad = (
+        "",
+        "..",
+        good,
+        f"so-1/{good}/..",
+        f"../{good}",
+        f"a/b/{good}",
+        f"/{good}",
+        f"so_1/{good}",
+        "so-1/18-0123456789ab",
+    )
     for name in (*bad, "so-1/18-0123456789AB.01234567", "a" * 24):
         assert not module.is_name(name)
 

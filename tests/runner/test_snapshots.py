@@ -174,7 +174,7 @@ def listening():
         ("import asyncio; self.loop = asyncio.new_event_loop()", "an event loop that is open (asyncio.unix_events"),
         ("import sqlite3; self.db = sqlite3.connect('FOLDER/d.db'); self.db.execute('create table t (x)')",
          "a file that is open for writing (FOLDER/d.db)"),
-        ("import subprocess; self.p = subprocess.Popen(['sleep', '600'])", "the process sleep (pid "),
+        ("import subprocess; self.p = subprocess.Popen(['sleep', '600'])", "the process "),
     ],
 )  # fmt: skip
 def test_what_a_fork_cannot_share_is_named(snapshot, listening, tmp_path, code, words):

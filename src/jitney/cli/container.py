@@ -67,6 +67,7 @@ def show(container_id: str, as_json: bool) -> None:
         return
     start = f"{terminal.span(phases.total_ms(found.phases_ms))}: {phases.describe(found.phases_ms) or '-'}"
     rows = [
+        ("container", found.container_id),
         ("function", found.function_name or "-"),
         ("app", found.app_id),
         ("machine", found.node_id),
@@ -79,7 +80,8 @@ def show(container_id: str, as_json: bool) -> None:
         ("busy", terminal.span(found.busy_ms)),
         ("end", found.exit.describe() if found.exit else "-"),
     ]
-    terminal.table(("id", found.container_id), rows, empty="")
+    for name, value in rows:
+        print(f"{name:<10} {terminal.safe_line(str(value))}")
 
 
 @container.command()

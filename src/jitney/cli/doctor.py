@@ -9,7 +9,7 @@ import click
 from jitney.cli import terminal
 
 if TYPE_CHECKING:
-    from jitney.compose.checks import Finding
+    from jitney.compose.findings import Finding
 
 
 @click.command()
@@ -49,7 +49,7 @@ def _show(findings: list[Finding]) -> None:
     for finding in findings:
         mark, colour = marks[finding.severity]
         click.echo(f"{click.style(f'{mark:<5}', fg=colour)} {finding.id:<12} {finding.what}")
-        if finding.severity == "ok" and finding.id != "runtime":
+        if finding.severity == "ok" and finding.id not in ("tiers", "runtime"):
             continue
         for line in finding.why.splitlines():
             click.echo(f"{'':<18} {line}")

@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-
-from jitney.compose import folder, registry
+from jitney.compose import folder, registry, tier_checks
 from jitney.compose.config import ENV_PREFIX, WHERE, Config, Problem, fields, near
+from jitney.compose.findings import ERROR, WARNING, Finding, error, finding, ok, warning
 from jitney.wire.home import Home
 
 PYTHON_MIN = (3, 11)
@@ -35,35 +34,6 @@ NPROC_WARN = 1_024
 CLOCK_MIN_MS = 1_735_689_600_000  # 2025-01-01: a clock before it was never set
 CONNECT_TIMEOUT_S = 2.0
 
-OK, WARNING, ERROR = "ok", "warning", "error"
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one check. `why` says what it means, `fix` what would change it; both empty when all is
-    well."""
-
-    id: str
-    severity: str
-    what: str
-    why: str = ""
-    fix: str = ""
-
-
-def _finding(id: str, severity: str, what: str, why: str = "", *, fix: str = "") -> Finding:
-    return Finding(id=id, severity=severity, what=what, why=why, fix=fix)
-
-
-def _ok(id: str, what: str, why: str = "") -> Finding:
-    return _finding(id, OK, what, why)
-
-
-def _warning(id: str, what: str, why: str = "", *, fix: str = "") -> Finding:
-    return _finding(id, WARNING, what, why, fix=fix)
-
-
-def _error(id: str, what: str, why: str = "", *, fix: str = "") -> Finding:
-    return _finding(id, ERROR, what, why, fix=fix)
-
 
 def run(home: Home, config: Config, problems: list[Problem]) -> list[Finding]:
     """Every check, in the order in which a person would look."""
@@ -71,12 +41,12 @@ def run(home: Home, config: Config, problems: list[Problem]) -> list[Finding]:
     for name, check in CHECKS.items():
         try:
             findings.append(check(home, config))
-        except Exception as error:
+        except Exception as failed:
             findings.append(
-                _warning(
+                warning(
                     name,
                     "could not be checked",
-                    f"{type(error).__name__}: {error}",
+                    f"{type(failed).__name__}: {failed}",
                     fix="please report it: a check must not fail",
                 )
             )
@@ -85,8 +55,8 @@ def run(home: Home, config: Config, problems: list[Problem]) -> list[Finding]:
 
 def _configuration(problems: list[Problem]) -> Finding:
     if not problems:
-        return _ok("config", "the configuration is valid")
-    return _error(
+        return ok("config", "the configuration is valid")
+    return error(
         "config",
         f"{len(problems)} configuration problem(s)",
         "\n".join(map(str, problems)),
@@ -98,8 +68,8 @@ def _environment() -> Finding:
     known = [field.env for field in fields()]
     strangers = [n for n in os.environ if n.startswith(ENV_PREFIX) and n not in known and n not in WHERE]
     if not strangers:
-        return _ok("environment", "no unknown JITNEY_ variables")
-    return _warning(
+        return ok("environment", "no unknown JITNEY_ variables")
+    return warning(
         "environment",
         f"{', '.join(sorted(strangers))}: no such option",
         "".join(near(strangers[0], known)).lstrip("; "),
@@ -111,13 +81,13 @@ def python(home: Home, config: Config) -> Finding:
     """The interpreter."""
     version = platform.python_version()
     if sys.version_info < PYTHON_MIN:
-        return _error(
+        return error(
             "python",
             f"Python {version}",
             "Jitney needs Python 3.11 or later",
             fix="make a new environment with a later Python",
         )
-    return _ok("python", f"Python {version} at {sys.executable}")
+    return ok("python", f"Python {version} at {sys.executable}")
 
 
 def home_folder(home: Home, config: Config) -> Finding:
@@ -125,8 +95,8 @@ def home_folder(home: Home, config: Config) -> Finding:
     if not home.root.exists():
         parent = next(p for p in home.root.parents if p.exists())
         if os.access(parent, os.W_OK):
-            return _ok("home", f"{home.root} (made by the first run)")
-        return _error(
+            return ok("home", f"{home.root} (made by the first run)")
+        return error(
             "home",
             f"{home.root} cannot be made",
             f"{parent} cannot be written to",
@@ -134,20 +104,20 @@ def home_folder(home: Home, config: Config) -> Finding:
         )
     problem = folder.not_private(home.root)
     if not problem and home.root.stat().st_mode & 0o077:
-        return _warning(
+        return warning(
             "home",
             f"{home.root} can be read by others",
             "it holds arguments, results and logs",
             fix=f"chmod 700 {home.root}",
         )
     if problem:
-        return _error(
+        return error(
             "home",
             problem,
             "others could change what you run",
             fix=f"chmod 700 {home.root}, or set JITNEY_HOME to a folder of your own",
         )
-    return _ok("home", f"{home.root}, private")
+    return ok("home", f"{home.root}, private")
 
 
 def token(home: Home, config: Config) -> Finding:
@@ -155,15 +125,15 @@ def token(home: Home, config: Config) -> Finding:
     try:
         mode = stat.S_IMODE(home.token.stat().st_mode)
     except FileNotFoundError:
-        return _ok("token", "none yet (made by the first run)")
+        return ok("token", "none yet (made by the first run)")
     if mode & 0o077:
-        return _error(
+        return error(
             "token",
             f"{home.token} can be read by others (mode {mode:o})",
             "whoever has it may run code as you",
             fix=f"jitney down; rm {home.token}: the next start makes a new one",
         )
-    return _ok("token", "readable by you alone")
+    return ok("token", "readable by you alone")
 
 
 def server(home: Home, config: Config) -> Finding:
@@ -171,20 +141,20 @@ def server(home: Home, config: Config) -> Finding:
     holder = folder.server_lock(home).holder()
     info = home.read_server_info()
     if holder is None:
-        return _ok("server", "none runs (a command that needs one starts it)")
+        return ok("server", "none runs (a command that needs one starts it)")
     try:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(CONNECT_TIMEOUT_S)
             link.connect(str(home.socket()))
-    except OSError as error:
-        return _error(
+    except OSError as failed:
+        return error(
             "server",
             f"pid {holder} holds the folder and does not answer",
-            f"{home.socket()}: {error}",
+            f"{home.socket()}: {failed}",
             fix=f"see {home.server_log}; `jitney down --force` ends it",
         )
     version = f", version {info.version}" if info else ""
-    return _ok("server", f"runs as pid {holder}{version}")
+    return ok("server", f"runs as pid {holder}{version}")
 
 
 def http_port(home: Home, config: Config) -> Finding:
@@ -193,8 +163,8 @@ def http_port(home: Home, config: Config) -> Finding:
     info = home.read_server_info() if folder.server_lock(home).holder() else None
     if info is not None:
         if info.http:
-            return _ok("http", info.http)
-        return _warning(
+            return ok("http", info.http)
+        return warning(
             "http",
             "the server runs without HTTP",
             f"port {port} was taken when it started",
@@ -204,14 +174,14 @@ def http_port(home: Home, config: Config) -> Finding:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return _warning(
+        except OSError as failed:
+            return warning(
                 "http",
-                f"port {port} cannot be had: {error.strerror}",
+                f"port {port} cannot be had: {failed.strerror}",
                 "the server will run without HTTP",
                 fix="`jitney config set http_port 0` takes any free port",
             )
-    return _ok("http", f"port {port} is free")
+    return ok("http", f"port {port} is free")
 
 
 def disk(home: Home, config: Config) -> Finding:
@@ -220,8 +190,8 @@ def disk(home: Home, config: Config) -> Finding:
     free = shutil.disk_usage(place).free
     text = f"{free / (1 << 30):.1f} GiB free for {home.root}"
     if free >= DISK_FREE_BYTES_WARN:
-        return _ok("disk", text)
-    return _finding(
+        return ok("disk", text)
+    return finding(
         "disk",
         ERROR if free < DISK_FREE_BYTES_MIN else WARNING,
         text,
@@ -244,8 +214,8 @@ def fsync(home: Home, config: Config) -> Finding:
     median = sorted(took)[len(took) // 2]
     text = f"{median:.1f} ms for an fsync"
     if median <= FSYNC_MS_WARN:
-        return _ok("fsync", text)
-    return _warning(
+        return ok("fsync", text)
+    return warning(
         "fsync",
         text,
         "every `spawn` waits for one (many at a time share it)",
@@ -257,25 +227,25 @@ def uv(home: Home, config: Config) -> Finding:
     """What builds images."""
     path = _find_uv()
     if path is None:
-        return _error("uv", "uv is not found", "images are built with it", fix=f"{sys.executable} -m pip install uv")
+        return error("uv", "uv is not found", "images are built with it", fix=f"{sys.executable} -m pip install uv")
     indexes = registry.package_indexes(config.worker)
     text = f"{path}, packages from {', '.join(map(_without_secret, indexes)) or 'its own default'}"
     problems = [problem for problem in map(_unreachable, indexes) if problem]
     if problems:
-        return _warning(
+        return warning(
             "uv",
             text,
             "\n".join(problems),
             fix="`jitney config set index_url URL` names another; cached images still work",
         )
-    return _ok("uv", text)
+    return ok("uv", text)
 
 
 def shared_memory(home: Home, config: Config) -> Finding:
     """Where large values go between processes."""
     place = home.segments
     if not str(place).startswith("/dev/shm"):
-        return _warning(
+        return warning(
             "shm",
             f"large values go through {place}",
             "this system has no /dev/shm that you may write to: they are files on disk instead",
@@ -284,28 +254,13 @@ def shared_memory(home: Home, config: Config) -> Finding:
     size = shutil.disk_usage("/dev/shm").total
     text = f"/dev/shm has {size / (1 << 20):,.0f} MiB"
     if size >= SHM_BYTES_WARN:
-        return _ok("shm", text)
-    return _warning(
+        return ok("shm", text)
+    return warning(
         "shm",
         text,
         "values that do not fit go by files on disk, slower",
         fix="give it more: `mount -o remount,size=2G /dev/shm`, or `--shm-size` of the container engine",
     )
-
-
-def runtime(home: Home, config: Config) -> Finding:
-    """How strong the walls around containers are, and which limits hold."""
-    can = registry.runtime(home, config.worker).capabilities()
-    text = (
-        f"tier in force: {can.name}; memory limits {_held(can.memory_limit)}, process limits {_held(can.process_limit)}"
-    )
-    if can.isolation:
-        return _ok("runtime", text)
-    return _ok("runtime", text, "there is no wall between containers and your files: run only code that you trust")
-
-
-def _held(is_enforced: bool) -> str:
-    return "are enforced" if is_enforced else "are not enforced"
 
 
 def limits(home: Home, config: Config) -> Finding:
@@ -321,8 +276,8 @@ def limits(home: Home, config: Config) -> Finding:
     if _is_below(tasks, NPROC_WARN):
         low.append(f"at most {tasks:,} processes")
     if not low:
-        return _ok("limits", text)
-    return _warning(
+        return ok("limits", text)
+    return warning(
         "limits",
         " and ".join(low),
         "each container takes several of both",
@@ -336,20 +291,20 @@ def clock(home: Home, config: Config) -> Finding:
     newest = max((p.stat().st_mtime_ns // 1_000_000 for p in _ours(home)), default=0)
     text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_ms / 1000))
     if now_ms < CLOCK_MIN_MS or newest > now_ms + 60_000:
-        return _warning(
+        return warning(
             "clock",
             text,
             "it is behind: files here are from later than that",
             fix="set the clock; what results are kept for is counted by it",
         )
-    return _ok("clock", text)
+    return ok("clock", text)
 
 
 def leftovers(home: Home, config: Config) -> Finding:
     """What a server that was killed may leave."""
     holder = folder.server_lock(home).holder()
     if holder is not None:
-        return _ok("leftovers", "none (a server runs)")
+        return ok("leftovers", "none (a server runs)")
     found = []
     info = home.read_server_info()
     if info is not None:
@@ -358,8 +313,8 @@ def leftovers(home: Home, config: Config) -> Finding:
     if worker:
         found.append(f"a worker without a server (pid {worker})")
     if not found:
-        return _ok("leftovers", "none")
-    return _warning(
+        return ok("leftovers", "none")
+    return warning(
         "leftovers",
         "; ".join(found),
         "the last server was killed; the next one takes over what still runs",
@@ -370,11 +325,11 @@ def leftovers(home: Home, config: Config) -> Finding:
 def store(home: Home, config: Config) -> Finding:
     """Whether the store is whole, and of this version."""
     if not home.store.exists():
-        return _ok("store", "none yet (made by the first run)")
+        return ok("store", "none yet (made by the first run)")
     what, problem = registry.inspect_store(home, config.server)
     if not problem:
-        return _ok("store", what)
-    return _error(
+        return ok("store", what)
+    return error(
         "store",
         what,
         problem,
@@ -393,7 +348,11 @@ CHECKS: dict[str, Callable[[Home, Config], Finding]] = {
     "store": store,
     "uv": uv,
     "shm": shared_memory,
-    "runtime": runtime,
+    "tiers": tier_checks.tiers_possible,
+    "runtime": tier_checks.runtime,
+    "cgroups": tier_checks.control_groups,
+    "network": tier_checks.network,
+    "base": tier_checks.base,
     "limits": limits,
     "clock": clock,
     "leftovers": leftovers,
@@ -427,8 +386,8 @@ def _unreachable(index: str) -> str:
             (url.hostname, url.port or (443 if url.scheme == "https" else 80)), CONNECT_TIMEOUT_S
         ):
             return ""
-    except OSError as error:
-        return f"{url.hostname} cannot be reached: {error}"
+    except OSError as failed:
+        return f"{url.hostname} cannot be reached: {failed}"
 
 
 def _without_secret(url: str) -> str:

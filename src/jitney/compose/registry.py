@@ -104,27 +104,40 @@ def worker(home: Home, config: WorkerConfig) -> tuple[Runtime, ImageBuilder]:
     if name != "namespaces":
         return runtime(home, config), builder(home, config)
     out = network(home)
-    made: Runtime = factory("runtime", name)(home, limiter=limiter(home), network=out)
+    from jitney.drivers.network.names import PorterNames
+
+    made: Runtime = factory("runtime", name)(home, limiter=limiter(home), network=out, names=PorterNames)
     own = factory("box", name)(home.boxes, limiter=limiter(home, "builds"), network=out)
     return made, builder(home, config, own)
 
 
-def limiter(home: Home, use: str = "") -> Limiter:
-    """What bounds containers; `use` tells others from them."""
+def limiter(home: Home, use: str = "", *, tune: bool = True) -> Limiter:
+    """What bounds containers; `use` tells others from them. `tune`: make the machine ready for many."""
     from jitney.drivers.limits.cgroups.driver import CgroupLimiter
     from jitney.drivers.limits.none import NoLimiter
 
-    made = CgroupLimiter(home.short + use)
+    made = CgroupLimiter(home.short + use, tune=tune)
     if made.layout.parts:
         return made
     return NoLimiter(why=made.layout.why, remedy=made.layout.remedy)
 
 
 def network(home: Home) -> Network:
-    """The way out of containers."""
+    """The way out of containers: the best that this machine has."""
+    from jitney.core import uplinks
     from jitney.drivers.network.none import NoNetwork
+    from jitney.drivers.network.surroundings import look
+    from jitney.drivers.network.usermode import UsermodeNetwork
+    from jitney.drivers.network.veth import VethNetwork
 
-    return NoNetwork(why="none is chosen yet", remedy="")
+    chosen = uplinks.choose(look())
+    if chosen.name == "veth":
+        return VethNetwork(home.short)
+    if chosen.name == "slirp4netns":
+        return UsermodeNetwork("slirp4netns", chosen.path, home.root / "network")
+    if chosen.name == "pasta":
+        return UsermodeNetwork("pasta", chosen.path, home.root / "network")
+    return NoNetwork(why=chosen.why, remedy=chosen.remedy)
 
 
 def box(home: Home, config: WorkerConfig) -> Box:

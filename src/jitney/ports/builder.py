@@ -28,12 +28,12 @@ The contract, for every driver:
     With `force_build` nothing is found, but settings.
 13. A name is "name:tag" (without a tag: "name:latest") and stands for one image. `tag` gives a name to an image that is
     there, and takes it from the image that had it. `resolve` gives the id that a name stands for, and an id itself:
-    None where the image is not there. An image whose base is `Named` is planned as the image that the name stands for
+    None where the image is not there. An image whose base is `Named` is planned as the one that the name stands for
     with more layers: it has the id that it would have if it had been declared so, and finds the layers built.
 14. `images` lists what `find` finds, each once, the one that was used last first.
-15. `remove` takes an image and its names away; False: it was not there. One of `in_use` is refused (`InvalidError`), and
-    so is one that a process of this machine runs from, where the driver can tell. What other images need stays.
-16. `collect` removes the images that were not used for `keep_ms` before `now_ms`, have no name, and are not of `in_use`;
+15. `remove` takes an image and its names away; False: it was not there. One of `in_use` is refused (`InvalidError`),
+    and so is one that a process of this machine runs from, where the driver can tell. What other images need stays.
+16. `collect` removes images that were not used for `keep_ms` before `now_ms`, have no name, and are not of `in_use`;
     with `dry_run` it removes nothing and gives the same answer. Then it removes results that no image needs any more.
 """
 

@@ -74,7 +74,8 @@ def encode(
     """`value` as a payload of at most `inline_max` bytes; a larger one goes to a segment, or else to a file.
 
     Without `pool` a large value goes to a file in `blobs`: `name`, synced to disk (durable calls), or one of its own;
-    without either it stays inline. `main_by_value`: the other side has not this process's `__main__`, so what refers to it is sent whole.
+    without either it stays inline. `main_by_value`: the other side has not this process's `__main__`, so what refers to
+    it is sent whole.
 
     Raises:
         UnpicklableError: it cannot be pickled.

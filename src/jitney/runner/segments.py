@@ -5,7 +5,7 @@ page and takes a fault for it). So segments are not deleted after use but go bac
 mapping of the ones that it wrote.
 
     SCOPE/free/18-6f3a...            anybody's to take; 18 = 2**18 bytes at most
-    SCOPE/used/18-6f3a....9c01d2e4   holds one value. The last part is new each time: an old name never finds a new value
+    SCOPE/used/18-6f3a....9c01d2e4   holds one value. The last part is new each time: no old name finds a new value
 
 A scope is what the values of one piece of code have in common: a container sees the folder of its own scope and no
 other, so that nobody's values are within reach of somebody else's code, and no segment is used again across the two.
@@ -136,9 +136,7 @@ class SegmentPool:
     hours); without it (a container) a stored value is anybody's to read and nobody's to hold.
     """
 
-    def __init__(
-        self, folder: str, scope: str, *, keep_locked: bool = False, budget_bytes: int | None = None
-    ) -> None:
+    def __init__(self, folder: str, scope: str, *, keep_locked: bool = False, budget_bytes: int | None = None) -> None:
         self.scope = scope
         self.folder = prepare_scope(folder, scope)
         self.keep_locked = keep_locked

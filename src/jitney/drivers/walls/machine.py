@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from jitney.drivers.runtime.forking.scratch import remove_tree
 from jitney.drivers.runtime.forking.sdk import link_targets
 from jitney.drivers.walls.render import SYS, HostFolder, Outside
 from jitney.values.containers import TemplateSpec
@@ -27,20 +26,14 @@ class Ids(msgspec.Struct, frozen=True, kw_only=True):
 
     first: int
     count: int
-    writer: str  # "root", "newuidmap", "self"
+    writer: str  # "root", or "self" for the one id of a user without privileges
     own: int = 0
 
     def lines(self) -> list[list[int]]:
         """Lines of a uid_map: inside, outside, how many."""
         if self.writer == "root":
             return [[0, self.first, self.count]]
-        own = [0, self.own, 1]
-        return [own, [1, self.first, self.count]] if self.writer == "newuidmap" else [own]
-
-    @property
-    def can_remove(self) -> bool:
-        """Whether the worker can remove what the wall's processes write."""
-        return self.writer != "newuidmap"
+        return [[0, self.own, 1]]
 
     def give(self, path: str) -> None:
         """Make the wall's root the owner."""
@@ -49,7 +42,7 @@ class Ids(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ids_of_machine(environ: Mapping[str, str]) -> Ids:
-    """The ids for walls of this process: a range for root, or where subordinate ids are given; otherwise one."""
+    """The ids for walls of this process: a range for root, otherwise its own."""
     uid = os.getuid()
     if uid == 0:
         return Ids(first=FIRST_ID, count=ID_COUNT, writer="root")
@@ -110,13 +103,7 @@ class Machine:
 
     def remove_tree(self, folder: Path) -> None:
         """Remove what a wall left; blocks."""
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists() and not self.ids.can_remove:
-            self._remove_inside(folder)
-
-    def _remove_inside(self, folder: Path) -> None:
-        """By a process that has the ids of what is there."""
-        subprocess.run([*self.launcher()[:-1], "remove", str(folder)], check=False)
+        remove_tree(str(folder))
 
 
 def scope_of(spec: TemplateSpec) -> str:

@@ -90,7 +90,7 @@ def _try(launcher: list[str], env: dict[str, str], wall: dict[str, Any]) -> str:
 def _understand(problem: str) -> Finding:
     if not problem:
         return Finding()
-    if "unshare" in problem or "user namespaces" in problem:
+    if "unshare" in problem or "user namespace" in problem:
         return Finding(
             why=f"user namespaces cannot be made ({problem})",
             remedy="sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0, "

@@ -129,14 +129,7 @@ class Wall:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            launcher = subprocess.Popen(
-                [*argv, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                env=dict(env),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            launcher = _start_launcher(argv, env, theirs.fileno())
         procfs.set_oom_score_adj(launcher.pid, OOM_SCORE_ADJ)
         ours.setblocking(False)
         self._control = ours
@@ -194,10 +187,6 @@ class Wall:
         child = self._children[name]
         child.pid, child._pidfd = procfs.pid_of(pidfd), pidfd
         return child, others
-
-    async def remove(self, folder: str) -> None:
-        """Remove a folder of the scratch folder, whoever owns what is in it."""
-        await self._ask(f"removed {folder}", {"kind": "remove", "folder": folder})
 
     async def _ask(self, key: str, message: dict[str, Any], descriptors: list[int] | None = None) -> list[int]:
         if not self.is_alive:
@@ -275,7 +264,7 @@ class Wall:
         elif kind == "ended":
             self._ended(message)
         else:
-            key = {"pod": "pod {pod}", "started": "started {process}", "removed": "removed {folder}"}.get(kind, kind)
+            key = {"pod": "pod {pod}", "started": "started {process}"}.get(kind, kind)
             handles = self._handles(message.get("handles", 0))
             answer = self._answers.pop(key.format(**message), None)
             if answer is None or answer.done():
@@ -336,6 +325,17 @@ class Wall:
             os.close(one)
         self._on_death(self)
         self.dead.set_result(None)
+
+
+def _start_launcher(argv: Sequence[str], env: Mapping[str, str], control: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*argv, str(control)],
+        stdin=subprocess.DEVNULL,
+        cwd="/",
+        env=dict(env),
+        pass_fds=[control],
+        start_new_session=True,
+    )
 
 
 def send_signal(pidfd: int, signum: int) -> None:

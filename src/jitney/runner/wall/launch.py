@@ -4,7 +4,7 @@
 
 The worker sends one message on the socket FD (frames as in runner.template_protocol):
 
-    wall   {"ids": [[inside, outside, count], ...], "writer": "root" | "self" | "newuidmap", "stage": folder,
+    wall   {"ids": [[inside, outside, count], ...], "writer": "root" | "self", "stage": folder,
             "stage_ops": [...], "ops": [...] (the warden's, once the stage is its root), "hostname": name}
 
 and is answered by
@@ -18,6 +18,7 @@ namespace is entered, whose root owns nothing of the machine. Without them it is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Any
@@ -45,7 +46,8 @@ def main(descriptor: int) -> int:
         pid = _launch(wall, early, control)
         pidfd = os.pidfd_open(pid)
     except OSError as error:
-        protocol.send_frame(control, protocol.pack({"kind": "failed", "message": str(error)}))
+        with contextlib.suppress(OSError):  # the worker waits no longer
+            protocol.send_frame(control, protocol.pack({"kind": "failed", "message": str(error)}))
         return 1
     protocol.send_frame(control, protocol.pack({"kind": "warden", "pid": pid}), [pidfd])
     return 0
@@ -92,9 +94,9 @@ def make_user_namespace(ids: list[list[int]], writer: str) -> int:
     """A user namespace with these ids: its descriptor. It lives as long as somebody has it."""
     ready, started = os.pipe()
     done, finish = os.pipe()
+    group = os.getgid()  # once we are in, it is nobody's
     child = os.fork()
     if child == 0:
-        code = 1
         try:
             os.close(ready)
             os.close(finish)
@@ -102,35 +104,27 @@ def make_user_namespace(ids: list[list[int]], writer: str) -> int:
             if writer == "self":
                 _write("self", "setgroups", "deny")
                 _write("self", "uid_map", _lines(ids[:1]))
-                _write("self", "gid_map", _lines([[0, ids[0][3] if len(ids[0]) > 3 else os.getgid(), 1]]))
+                _write("self", "gid_map", _lines([[0, group, 1]]))
             os.write(started, b"x")
             os.read(done, 1)
-            code = 0
+        except OSError as error:
+            os.write(started, str(error).encode())
         finally:
-            os._exit(code)
+            os._exit(0)
     try:
         os.close(started)
         os.close(done)
-        if not os.read(ready, 1):
-            raise OSError("user namespaces are not allowed here")
+        answer = os.read(ready, 4096)
+        if answer != b"x":
+            raise OSError(f"no user namespace: {answer.decode(errors='replace') or 'its process ended'}")
         if writer == "root":
             _write(str(child), "uid_map", _lines(ids))
             _write(str(child), "gid_map", _lines(ids))
-        elif writer == "newuidmap":
-            for tool in ("newuidmap", "newgidmap"):
-                _run_tool(tool, child, ids)
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready)
         os.close(finish)
         os.waitpid(child, 0)
-
-
-def _run_tool(tool: str, pid: int, ids: list[list[int]]) -> None:
-    words = [tool, str(pid), *(str(number) for line in ids for number in line[:3])]
-    code = os.spawnvp(os.P_WAIT, tool, words)
-    if code:
-        raise OSError(f"{' '.join(words)} failed with exit code {code}")
 
 
 def _write(pid: str, name: str, text: str) -> None:

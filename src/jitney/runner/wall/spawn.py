@@ -77,6 +77,8 @@ class Spawn:
             self._prepare()
             self._reset_signals()
             moved = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 100) for one in self._descriptors]
+            for one in self._descriptors:
+                os.close(one)  # the program has each once
             if self._message.get("tty"):
                 moved[:3] = [_open_terminal(self._message["tty"], send_master)] * 3
             for number, descriptor in enumerate(moved):

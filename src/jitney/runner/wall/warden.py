@@ -10,14 +10,12 @@ Messages on its socket (frames as in runner.template_protocol; descriptors come 
                                                             it may is a profile of runner.wall.filters, and capabilities
       enter     {"process", "argv", "env", "cwd", "descriptors": n, "tty": [rows, columns] or null, "joins": n}
                                                             descriptors: the pod, the process's, the control groups
-      remove    {"folder"}                                  of the scratch folder; what it holds may belong to any id
     warden -> worker
       hub       {"message": "" or what went wrong}
       pod       {"pod", "message"} with a pidfd
       started   {"process", "pid", "message", "code"} with a pidfd (and, with a tty, its master); a command that cannot
                 be executed has the code that a shell gives, any other failure 0
       ended     {"process" ("" = one that the warden inherited), "pid", "status", "cpu_ms", "max_rss_kib"}
-      removed   {"folder"}
 
 Each has "handles", the number of its descriptors; pids are those of the wall's own namespace.
 
@@ -30,7 +28,6 @@ from __future__ import annotations
 import os
 import resource  # noqa: F401  (os.wait4 imports it, and nothing can be imported once the root is the stage)
 import select
-import shutil
 import signal
 import socket
 import time
@@ -40,8 +37,6 @@ from jitney.runner import template_protocol as protocol
 from jitney.runner.wall import enter, filters, hub, kernel, pod
 from jitney.runner.wall.ops import perform
 from jitney.runner.wall.spawn import NotStarted, Spawn
-
-SCRATCH = "/scratch"
 
 
 class Warden:
@@ -217,12 +212,6 @@ class Warden:
             name = self._processes.pop(pid, "")
             cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
             self._send("ended", process=name, pid=pid, status=status, cpu_ms=cpu_ms, max_rss_kib=usage.ru_maxrss)
-
-    def _on_remove(self, message: dict[str, Any]) -> None:
-        name = os.path.basename(str(message["folder"]))
-        if name not in ("", ".", ".."):
-            shutil.rmtree(os.path.join(SCRATCH, name), ignore_errors=True)
-        self._send("removed", folder=message["folder"])
 
     def end(self) -> None:
         """Give the templates time to end their containers, as they see their sockets close too."""

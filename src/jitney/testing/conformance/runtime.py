@@ -148,7 +148,7 @@ class RuntimeContract:
                 await stage.runtime.reap()
                 await play(Actor(stage))
                 await stage.runtime.close()
-                assert stage.left_overs() == []
+                assert not (left := stage.left_overs()), left
 
         asyncio.run(main())
 

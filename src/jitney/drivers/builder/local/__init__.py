@@ -27,6 +27,6 @@ scikit-learn that is 8 s on top of 0.2 s, where the first import needs 2 s more 
 only what is used.
 """
 
-from jitney.drivers.builder.local.build import Hold as Hold
 from jitney.drivers.builder.local.build import LocalBuilder as LocalBuilder
+from jitney.drivers.builder.local.shelf import Hold as Hold
 from jitney.drivers.builder.local.tools import Settings as Settings

@@ -24,9 +24,10 @@ from jitney.drivers.builder.local.leases import Lease
 from jitney.drivers.builder.local.making import Made, Making, Shop, last_work
 from jitney.drivers.builder.local.pythons import Pythons
 from jitney.drivers.builder.local.roots import Roots
+from jitney.drivers.builder.local.shelf import Hold, Shelf
 from jitney.drivers.builder.local.steps import StepRunner
 from jitney.drivers.builder.local.tools import Settings, Uv, room_of_machine
-from jitney.errors import ImageBuildError, InvalidError, NotFoundError
+from jitney.errors import ImageBuildError, InvalidError
 from jitney.ports.box import Box, BoxCapabilities
 from jitney.ports.builder import OnProgress
 from jitney.ports.pulls import Puller
@@ -35,26 +36,6 @@ from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, 
 
 SDK_NEEDS = ("cloudpickle", "msgspec")  # what the SDK imports inside a container
 LEFTOVER_AGAIN = 3  # times that an image is made again which was removed in the same moment
-
-
-class Hold:
-    """An image that nobody removes, nor anything that it consists of, until `release` or the end of this process.
-
-    `fd` is the lock itself: a process that is given it keeps the image too.
-    """
-
-    def __init__(self, image: BuiltImage, lease: Lease) -> None:
-        self.image = image
-        self._lease = lease
-
-    @property
-    def fd(self) -> int:
-        """Descriptor of the lock."""
-        return self._lease.fd
-
-    def release(self) -> None:
-        """It may be removed. Twice is as good as once."""
-        self._lease.release()
 
 
 class LocalBuilder:
@@ -108,6 +89,7 @@ class LocalBuilder:
             pythons=Pythons(tools, bench, str(images)),
             machine=f"{sys.platform}-{platform.machine()}",
         )
+        self._shelf = Shelf(self._shop, self._collector, clock_ms)
 
     @cached_property
     def host(self) -> Host:
@@ -134,7 +116,7 @@ class LocalBuilder:
         parent = None
         if isinstance(spec.base, Named):
             imagechecks.check(spec)
-            known = self._image_file(self.resolve(spec.base.reference) or "")
+            known = self._shelf.read(self.resolve(spec.base.reference) or "")
             parent = known.spec if known else None
         plan = imageplan.plan(spec, self.host, parent=parent)
         refusals.check(
@@ -164,10 +146,7 @@ class LocalBuilder:
 
     def find(self, image_id: str) -> BuiltImage | None:
         """See the port."""
-        found = self._find(ids.check(image_id, ids.IMAGE))
-        if found:
-            self._mark_used(image_id)
-        return found
+        return self._shelf.use(ids.check(image_id, ids.IMAGE))
 
     def hold(self, image_id: str) -> Hold | None:
         """The image, kept as it is for whoever starts containers from it; None if it is not there.
@@ -175,90 +154,19 @@ class LocalBuilder:
         Raises:
             InvalidError: not an image id.
         """
-        image = self._image_file(ids.check(image_id, ids.IMAGE))
-        if image is None:
-            return None
-        lease = Lease(self._images)
-        try:
-            lease.add(image_id, *self._collector.needs(image))
-            found = self.find(image_id)
-            if found and found.layers == image.layers:
-                return Hold(found, lease)
-        except BaseException:
-            lease.release()
-            raise
-        lease.release()
-        return None
+        return self._shelf.hold(ids.check(image_id, ids.IMAGE))
 
     def resolve(self, name: str) -> str | None:
         """See the port."""
-        if ids.is_id(name, ids.IMAGE):
-            image_id = name
-        else:
-            image_id = self._collector.names().get(imagechecks.full_name(name), "")
-        return image_id if image_id and self._find(image_id) else None
+        return self._shelf.resolve(name)
 
     def tag(self, image_id: str, name: str) -> str:
         """See the port."""
-        full = imagechecks.full_name(name)
-        if not ids.is_id(image_id, ids.IMAGE) or self._find(image_id) is None:
-            raise NotFoundError(f"no image {image_id[:80]!r}", hint="`jitney image list` shows those that are there")
-        with disk.room_errors(), disk.locked(self._images / disk.COLLECT_LOCK):
-            names = {**self._collector.names(), full: image_id}
-            disk.commit(self._images / disk.NAMES_FILE, disk.NamesFile(names=names))
-        return full
+        return self._shelf.tag(image_id, name)
 
     async def images(self) -> list[ImageRecord]:
         """See the port."""
-        return await asyncio.to_thread(self._list)
-
-    def _list(self) -> list[ImageRecord]:
-        names = self._collector.names()
-        records = []
-        for image_id, image in self._collector.image_files():
-            found = self._find(image_id)
-            if found is None:
-                continue
-            own = [path for path in self._collector.needs(image) if path != "/"]
-            records.append(
-                ImageRecord(
-                    image_id=image_id,
-                    names=tuple(sorted(name for name, which in names.items() if which == image_id)),
-                    title=image.title,
-                    python_version=found.python_version,
-                    size_bytes=sum(disk.measure(Path(path))[0] for path in own),
-                    built_at_ms=image.built_at_ms,
-                    used_at_ms=self._collector.used_at_ms(image_id),
-                )
-            )
-        return sorted(records, key=lambda record: -record.used_at_ms)
-
-    def _image_file(self, image_id: str) -> disk.ImageFile | None:
-        return disk.read(self._images / image_id / disk.IMAGE_FILE, disk.ImageFile) if image_id else None
-
-    def _find(self, image_id: str) -> BuiltImage | None:
-        image = self._image_file(image_id)
-        environment = self._shop.environment(image.environment_id) if image else None
-        if image is None or environment is None or not all(map(os.path.isdir, image.layers)):
-            return None
-        root = self._images / image.environment_id / environment.folder
-        return BuiltImage(
-            image_id=image_id,
-            python_path=str(root / "bin" / "python"),
-            python_version=environment.python_version,
-            cloudpickle_version=environment.cloudpickle_version or importlib.metadata.version("cloudpickle"),
-            env=image.env,
-            workdir=image.workdir,
-            layers=image.layers,
-            mounts=(str(root), *environment.mounts),
-            entrypoint=image.entrypoint,
-            cmd=image.cmd,
-            shell=image.shell,
-            cached=True,
-        )
-
-    def _mark_used(self, image_id: str) -> None:
-        disk.touch(self._images / image_id / disk.USED_FILE, self._clock_ms())
+        return await asyncio.to_thread(self._shelf.records)
 
     # ---------------------------------------------------------------------------------------------- making one
 
@@ -346,7 +254,7 @@ class LocalBuilder:
         ids.check(image_id, ids.IMAGE)
         if image_id in in_use:
             raise _in_use(image_id)
-        if self._image_file(image_id) is None:
+        if self._shelf.read(image_id) is None:
             return False
         await self._collector.remove(await asyncio.to_thread(self._set_aside, (), 0, image_id))
         return True

@@ -24,6 +24,8 @@ from jitney.drivers.builder.local.disk import EnvironmentFile, ImageFile, RootFi
 from jitney.drivers.builder.local.environment import GIVEN_SUFFIX
 from jitney.ports.box import Box
 
+WORK_SUFFIX = ".work"  # beside a layer that is being made: what an overlay file system needs of its own
+
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """An image as it counts here. `needs` are folders."""
@@ -190,16 +192,16 @@ class Collector:
         found: list[Path] = []
         passing = [*self._images.glob(f"{disk.TRASH}/*/")]
         held = leases.held(self._images)
-        kinds: Mapping[str, tuple[str, str, type[EnvironmentFile | RootFile]]] = {
-            f"im-*/{disk.ENVIRONMENT_PREFIX}*/": ("im", disk.ENVIRONMENT_FILE, EnvironmentFile),
-            f"{disk.ROOTS}/*/{disk.ROOT_PREFIX}*/": ("root", disk.ROOT_FILE, RootFile),
-        }
-        for pattern, (_, name, kind) in kinds.items():
+        kinds: Sequence[tuple[str, str, type[EnvironmentFile | RootFile]]] = (
+            (f"im-*/{disk.ENVIRONMENT_PREFIX}*/", disk.ENVIRONMENT_FILE, EnvironmentFile),
+            (f"{disk.ROOTS}/*/{disk.ROOT_PREFIX}*/", disk.ROOT_FILE, RootFile),
+        )
+        for pattern, name, kind in kinds:
             for folder in sorted(self._images.glob(pattern)):
                 committed = disk.read(folder.parent / name, kind)
                 if committed and committed.folder == folder.name:
                     continue
-                plain = folder.with_name(folder.name.removesuffix(GIVEN_SUFFIX))
+                plain = folder.with_name(folder.name.removesuffix(GIVEN_SUFFIX).removesuffix(WORK_SUFFIX))
                 lock = plain.with_name(plain.name + disk.LOCK_SUFFIX)
                 if disk.is_locked(lock) or str(folder) in held or (plain == folder and disk.is_used(folder)):
                     continue

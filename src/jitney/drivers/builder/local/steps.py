@@ -10,7 +10,7 @@ import asyncio
 import os
 import posixpath
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -39,6 +39,7 @@ BOOTSTRAP = (
     "import sys; sys.path[:] = [p for p in sys.path if p] + [sys.argv.pop()]; "
     "from jitney.runner.build_function import main; sys.exit(main(sys.argv[1:]))"
 )
+HOST_FOLDERS = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 SDK_PACKAGES = ("cloudpickle", "msgspec")
 EXEC_FAILED = (126, 127)  # of a shell, or of a box: there is no such program
 
@@ -146,7 +147,8 @@ class StepRunner:
         target = Target(folder, scene.view)
         cwd = folder_of(step, scene.about)
         if isinstance(layer, CopyTree):
-            await asyncio.to_thread(self._copy, layer, target, cwd)
+            is_host = scene.view[0] == bench.HOST_ROOT
+            await asyncio.to_thread(self._copy, layer, target, cwd, is_host=is_host)
             return RootFile(title=step.title)
         union = Union(scene.view)
         if not union.is_folder(cwd):
@@ -173,6 +175,7 @@ class StepRunner:
                     env={**around.env, **_import_path(layer, around.env)},
                 )
             await self.run_all(commands, around, what, tell)
+            await asyncio.to_thread(_remove_mount_points, folder, [bind.target for bind in binds], scene.view)
         return RootFile(title=step.title)
 
     async def run_all(self, commands: tuple[Command, ...], around: Surroundings, what: str, tell: Tell) -> None:
@@ -254,8 +257,13 @@ class StepRunner:
         argv = (scene.python.path, "-c", BOOTSTRAP, call, f"{bench.GIVEN}/sdk")
         return (Command(argv=argv, shown=f"{layer.name}()"),)
 
-    def _copy(self, layer: CopyTree, target: Target, cwd: str) -> None:
+    def _copy(self, layer: CopyTree, target: Target, cwd: str, *, is_host: bool) -> None:
         target.copy_tree(self._source(layer.source_id), posixpath.join(cwd, layer.target))
+        if is_host:
+            # Each of the machine's folders has an overlay of its own there, for which every layer has to have it.
+            for name in HOST_FOLDERS:
+                if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}"):
+                    target.make_folder(name)
 
     def _source(self, source_id: str) -> Path:
         path = self._sources / source_id
@@ -264,6 +272,27 @@ class StepRunner:
                 f"the files {source_id} are not on this machine", hint="build again: they are sent anew"
             )
         return path
+
+
+def _remove_mount_points(folder: Path, targets: Sequence[str], below: Sequence[str]) -> None:
+    """What the box made in a layer for something to be mounted on is no part of the image, where nothing is in it.
+
+    On the machine's own file system what is private is hidden: a folder that is there outside is not there inside.
+    """
+    union = Union(below)
+    is_host = below[0] == bench.HOST_ROOT
+    for target in targets:
+        path = target
+        while path.strip("/"):
+            place = folder / path.lstrip("/")
+            is_own = not union.find(path) or (is_host and path.count("/") > 1)
+            try:
+                if not is_own or os.path.realpath(place.parent) != os.path.abspath(place.parent):
+                    break
+                place.rmdir()
+            except OSError:
+                break
+            path = posixpath.dirname(path)
 
 
 def find_micromamba() -> str:

@@ -44,7 +44,7 @@ def pause_ms(attempt: int, *, retry_after: str, now_s: float, dice: float, backo
     `dice` (0 to 1) spreads those who were refused together.
     """
     told = retry_after.strip()
-    if told.isdigit() and len(told) < 10:
+    if told.isascii() and told.isdigit() and len(told) < 10:
         return int(told) * 1000
     if told:
         try:

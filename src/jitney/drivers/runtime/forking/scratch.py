@@ -94,12 +94,19 @@ class ScratchFolders:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder and what is in it, also where its owner forbade itself to write."""
+    """Remove a folder and what is in it, also where its owner forbade itself to look or to write."""
     shutil.rmtree(path, ignore_errors=True)
     if os.path.isdir(path):
-        for folder, _, _ in os.walk(path):
-            try:
-                os.chmod(folder, MODE)
-            except OSError:
-                pass
+        _open_up(path)
+        for folder, names, _ in os.walk(path):
+            for name in names:
+                _open_up(os.path.join(folder, name))  # before it is walked
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _open_up(folder: str) -> None:
+    if not os.path.islink(folder):
+        try:
+            os.chmod(folder, MODE)
+        except OSError:
+            pass

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import posixpath
 from collections.abc import Callable
 
 from jitney.drivers.runtime.forking.session import Session, close_all, open_pipes
-from jitney.drivers.walls import render
 from jitney.drivers.runtime.namespaces.container import Container
+from jitney.drivers.walls import render
 from jitney.drivers.walls.wall import WallChild, WallFailed, WallGone
 from jitney.ports.interactive import NOT_EXECUTABLE, ContainerGone, ExecFailed, ExecSpec, OnOutput
 from jitney.values.containers import Exit
@@ -56,7 +57,7 @@ class Commands:
         assert container.group is not None
         enclosure, launch = container.enclosure, container.launch
         home = render.workdir(enclosure.image)
-        cwd = os.path.normpath(os.path.join(home, spec.cwd))
+        cwd = posixpath.normpath(posixpath.join(home, spec.cwd))
         forked = render.render_fork(launch, enclosure.image, nofile_hard=render.NOFILE)
         env = {**render.base_env(enclosure.image), **forked["env"], "JITNEY_IS_REMOTE": "1", **spec.env, "PWD": cwd}
         joins = container.group.join_fds

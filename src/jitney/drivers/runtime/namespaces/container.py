@@ -45,6 +45,11 @@ class Container:
         except OSError as error:
             raise StartFailed(f"no pipes for it: {error.strerror or error}") from error
 
+    @property
+    def address(self) -> str:
+        """On its wall's network; '' without one."""
+        return self.enclosure.address_of(self.pod) if self.pod is not None else ""
+
     def forked(self, inner_pid: int, pidfd: int, note: str) -> ContainerHandle:
         """The process exists. The descriptor is ours from now on."""
         self.inner_pid = inner_pid

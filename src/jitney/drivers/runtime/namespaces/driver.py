@@ -8,26 +8,27 @@ import os
 import resource
 import signal
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 import msgspec
 
 from jitney.drivers.runtime.forking import leftovers
 from jitney.drivers.runtime.forking.leftovers import Leftovers
-from jitney.drivers.runtime.forking.loading import load_message
+from jitney.drivers.runtime.forking.loading import load_message, note_line
 from jitney.drivers.runtime.forking.marker import marker_of
 from jitney.drivers.runtime.forking.memory import OomCounter
 from jitney.drivers.runtime.forking.template import TemplateProcess
-from jitney.drivers.walls import render
 from jitney.drivers.runtime.namespaces.commands import Commands
 from jitney.drivers.runtime.namespaces.container import Container
 from jitney.drivers.runtime.namespaces.enclosure import STOCK_MIN, Enclosure
-from jitney.drivers.walls.machine import Machine
+from jitney.drivers.runtime.namespaces.names import no_names
 from jitney.drivers.runtime.namespaces.templates import Templates
+from jitney.drivers.walls import render
+from jitney.drivers.walls.machine import Machine
 from jitney.drivers.walls.wall import WallFailed, WallGone
 from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
 from jitney.ports.limits import Bounds, Limiter, LimitsFailed
-from jitney.ports.network import Network
+from jitney.ports.network import Names, Network, OnRefused, Refused
 from jitney.ports.runtime import (
     Capabilities,
     ContainerHandle,
@@ -56,6 +57,7 @@ class NamespacesRuntime:
         home: the server folder.
         limiter: bounds and counts what containers use.
         network: their way out.
+        names: makes what answers for names, where a policy lists domains; what is refused goes to the given function.
         stock_min: pods that are kept ready behind each wall.
         environ: of this process; containers see nothing of it.
     """
@@ -66,12 +68,14 @@ class NamespacesRuntime:
         *,
         limiter: Limiter,
         network: Network,
+        names: Callable[[OnRefused], Names] = no_names,
         stock_min: int = STOCK_MIN,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
         self._limiter = limiter
         self._network = network
+        self._names_of_hubs = names(self._on_refused)
         self._stock_min = stock_min
         self._environ = os.environ if environ is None else environ
         self._machine = Machine()
@@ -140,6 +144,7 @@ class NamespacesRuntime:
             home=self._home,
             machine=self._machine,
             network=self._network,
+            names=self._names_of_hubs,
             stock_min=self._stock_min,
             on_orphan=lambda pid, how: self._on_orphan(name, pid, how),
             on_death=self._on_wall_death,
@@ -154,6 +159,13 @@ class NamespacesRuntime:
                 raise TemplateFailed(_failure(f"the wall around it cannot be made: {error}")) from error
             raise
         return enclosure
+
+    def _on_refused(self, refused: Refused) -> None:
+        """Say in the container's log what its policy has refused."""
+        for container in self._containers.values():
+            if container.enclosure.name == refused.hub_id and container.address == refused.address:
+                text = f"the network policy refused {refused.name}: {refused.why}"
+                container.output([note_line(container.id, text)])
 
     def _on_template_death(self, template: TemplateProcess) -> None:
         """Its containers go on: the warden tells of their end."""
@@ -423,6 +435,7 @@ class NamespacesRuntime:
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self._limiter.close()
+        await self._names_of_hubs.close()
         await self._network.close()
         self._leftovers.close()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -20,7 +19,7 @@ from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
 from jitney.drivers.walls import render
 from jitney.drivers.walls.machine import Machine
 from jitney.drivers.walls.wall import Pod, Wall, WallFailed, WallGone
-from jitney.ports.network import HubPlan, Network, NetworkFailed
+from jitney.ports.network import HubPlan, Names, Network, NetworkFailed
 from jitney.ports.runtime import Output
 from jitney.runner.segments import prepare, prepare_scope
 from jitney.values.containers import Exit, TemplateSpec
@@ -44,6 +43,7 @@ class Enclosure:
         home: Home,
         machine: Machine,
         network: Network,
+        names: Names,
         stock_min: int,
         on_orphan: Callable[[int, Exit], None],
         on_death: Callable[[Enclosure], None],
@@ -57,6 +57,7 @@ class Enclosure:
         self._home = home
         self._machine = machine
         self._network = network
+        self._names = names
         self._stock_min = stock_min
         self._died = on_death
         self._folder = home.containers / name
@@ -110,11 +111,29 @@ class Enclosure:
         if not self.spec.network.blocked:
             try:
                 self._hub = await self._network.connect(self.name, self.wall.pid)
+                if egress.egress(self.spec.network, self._hub, 0).names is not None:
+                    await self._names.open(self.name, self.wall.pid, self._hub)
             except NetworkFailed as error:
                 self.no_network = str(error)
+                await self._disconnect()
         plan = egress.hub_message(self._hub) if self._hub is not None else None
         resolv_conf = egress.resolver_file(egress.egress(self.spec.network, self._hub, 0))
         await self.wall.hub(plan, render.render_connected(self.image, resolv_conf))
+        await self._admit(0)
+
+    async def _disconnect(self) -> None:
+        self._hub = None
+        await self._names.shut(self.name)
+        await self._network.disconnect(self.name)
+
+    async def _admit(self, number: int) -> None:
+        """What the pod of this number may ask for, where names are answered for it."""
+        found = egress.egress(self.spec.network, self._hub, number)
+        if found.names is not None:
+            try:
+                await self._names.admit(self.name, found.address, found.names, found.cidrs)
+            except NetworkFailed as error:
+                raise WallFailed(str(error)) from error
 
     # -------------------------------------------------------------------------------------------- processes
 
@@ -203,6 +222,10 @@ class Enclosure:
             return None
         return egress.pod_message(egress.egress(self.spec.network, self._hub, number), number)
 
+    def address_of(self, pod: Pod) -> str:
+        """The address of a pod on this wall's network; '' without one."""
+        return egress.egress(self.spec.network, self._hub, int(pod.name[1:])).address
+
     async def take_pod(self, shm_mib: int) -> Pod:
         """A pod, from the stock if there is one.
 
@@ -263,10 +286,12 @@ class Enclosure:
             self.image, self._outside, folder=name, shm_mib=shm_mib, hostname=self._machine.hostname
         )
         try:
-            return await self.wall.pod(name, folders, ops, self._net(number))
+            pod = await self.wall.pod(name, folders, ops, self._net(number))
+            await self._admit(number)
         except BaseException:
             self._numbers.append(number)
             raise
+        return pod
 
     def _take_number(self) -> int:
         if self._numbers:
@@ -281,23 +306,21 @@ class Enclosure:
 
     async def _after(self, pod: Pod) -> None:
         await pod.gone
+        number = int(pod.name[1:])
+        found = egress.egress(self.spec.network, self._hub, number)
+        if found.names is not None:
+            await self._names.forget(self.name, found.address)
         await self._remove(pod.name)
-        self._numbers.append(int(pod.name[1:]))
+        self._numbers.append(number)
 
     async def _remove(self, name: str) -> None:
         trash = self._folder / "scratch" / name
-        if self._machine.ids.can_remove:
-            moved = self._folder / f".trash-{name}"
-            try:
-                trash.rename(moved)
-            except OSError:
-                return
-            self._spawn(asyncio.to_thread(shutil.rmtree, moved, ignore_errors=True))
-        elif self.wall.is_alive:
-            try:
-                await self.wall.remove(str(trash))
-            except (WallFailed, WallGone):
-                return
+        moved = self._folder / f".trash-{name}"
+        try:
+            trash.rename(moved)
+        except OSError:
+            return
+        self._spawn(asyncio.to_thread(self._machine.remove_tree, moved))
 
     # -------------------------------------------------------------------------------------------- ending
 
@@ -320,7 +343,7 @@ class Enclosure:
 
     async def _clean(self) -> None:
         if self._hub is not None:
-            await self._network.disconnect(self.name)
+            await self._disconnect()
         await self._remove_folders()
 
     async def _remove_folders(self) -> None:

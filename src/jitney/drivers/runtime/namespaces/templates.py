@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.loading import Loaded, load_message, without_snapshot
 from jitney.drivers.runtime.forking.template import TemplateProcess
-from jitney.drivers.walls import render
 from jitney.drivers.runtime.namespaces.enclosure import Enclosure
+from jitney.drivers.walls import render
 from jitney.drivers.walls.wall import WallFailed, WallGone
 from jitney.errors import StartupError
 from jitney.ports.runtime import Output, TemplateFacts, TemplateFailed
