@@ -11,7 +11,8 @@ import time
 import pytest
 
 from jitney.runner import segments as module
-from jitney.runner.segments import SegmentGone, SegmentPool, SegmentPools
+from jitney.runner.segment_pools import SegmentPools
+from jitney.runner.segments import SegmentGone, SegmentPool
 from tests.runner.fake_worker import PACKAGE_ROOT
 
 SIZE = 300_000
@@ -197,7 +198,8 @@ def test_a_scope_cannot_lead_elsewhere(segments):
 
 STRESS = """
 import os, random, sys
-from jitney.runner.segments import SegmentGone, SegmentPool, SegmentPools
+from jitney.runner.segment_pools import SegmentPools
+from jitney.runner.segments import SegmentGone, SegmentPool
 
 folder, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 pool, dice, held = SegmentPool(folder, "so-1"), random.Random(seed), []

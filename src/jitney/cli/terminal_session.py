@@ -82,6 +82,8 @@ def run(session: Any, container_id: str, spec: ExecSpec, *, forwards: bool) -> t
             else:
                 _tell(command, eof=True)
             ended = PORTAL.call(command.run(_show))
+        except BrokenPipeError:  # whoever reads our output has seen enough
+            return 128 + signal.SIGPIPE, ""
         finally:
             if reader is not None:
                 reader.stop()
@@ -195,7 +197,7 @@ def _raw(wanted: bool) -> Iterator[None]:
     before = termios.tcgetattr(STDIN)
     with _guard(before):
         try:
-            tty.setraw(STDIN)
+            tty.setraw(STDIN, termios.TCSADRAIN)  # what was typed ahead stays
             yield
         finally:
             termios.tcsetattr(STDIN, termios.TCSADRAIN, before)

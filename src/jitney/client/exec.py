@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from jitney.client.link import StreamBroken
 from jitney.errors import ConnectionError, NotFoundError
 from jitney.values import ids
 from jitney.values.exec import CHUNK_BYTES_MAX, OUTPUT_BYTES_AHEAD, ExecSpec, TtySize
@@ -55,6 +56,10 @@ class RemoteCommand:
                 if untold >= TAKEN_BYTES:
                     await self.send(took=untold)
                     untold = 0
+        except StreamBroken:
+            raise ConnectionError(
+                "the connection to the server broke, and the command has ended with it", hint="run it again"
+            ) from None
         finally:
             self.is_over = True
             self._began.set()

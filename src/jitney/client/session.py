@@ -25,7 +25,8 @@ from jitney.wire.methods import Method
 
 if TYPE_CHECKING:
     from jitney.client.link import Link, Stream
-    from jitney.runner.segments import SegmentPool, SegmentPools
+    from jitney.runner.segment_pools import SegmentPools
+    from jitney.runner.segments import SegmentPool
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
@@ -135,7 +136,7 @@ class Session:
     def pool(self) -> SegmentPools:
         """Shared memory for large values."""
         if self._pool is None:
-            from jitney.runner.segments import SegmentPools
+            from jitney.runner.segment_pools import SegmentPools
 
             config = state.config
             folder = str(config["segments"]) if config else str(self.home.segments)

@@ -26,7 +26,8 @@ from jitney.runner.failures import FailureInfo as FailureInfo
 from jitney.runner.failures import decode_failure as decode_failure
 from jitney.runner.failures import encode_failure as encode_failure
 from jitney.runner.failures import encode_failure_text as encode_failure_text
-from jitney.runner.segments import SegmentGone, SegmentPool, SegmentPools, is_name, populate
+from jitney.runner.segment_pools import SegmentPools
+from jitney.runner.segments import SegmentGone, SegmentPool, is_name, populate
 
 INLINE_BYTES_MAX = 256 * 1024  # as values.calls has it, which containers cannot import
 INLINE_BYTES_MAX_DURABLE = 64 * 1024

@@ -14,7 +14,7 @@ from typing import Any
 
 from jitney.runner import payload
 from jitney.runner.load import load
-from jitney.runner.segments import SegmentPools
+from jitney.runner.segment_pools import SegmentPools
 from jitney.values.calls import Output, Status
 from jitney.values.functions import FunctionSpec, MethodSpec, Overrides
 

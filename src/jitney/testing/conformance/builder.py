@@ -8,9 +8,9 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from jitney.errors import ImageBuildError, InvalidError
+from jitney.errors import ImageBuildError, InvalidError, NotFoundError
 from jitney.ports.builder import ImageBuilder
-from jitney.values.images import AptInstall, BuiltImage, Env, ImageSpec, Layer, PipInstall
+from jitney.values.images import AptInstall, BuiltImage, Env, ImageSpec, Layer, Named, PipInstall
 
 Events = list[tuple[int, int, str, str]]
 LOOK_S = 0.002
@@ -186,6 +186,91 @@ class BuilderContract:
 
         asyncio.run(close())
         assert builder.find(builder.plan(spec).image_id) is None
+
+    def test_12_what_is_there_is_told_for_each_step(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        spec = msgspec.structs.replace(spec, layers=(*spec.layers, Env(variables={"COLOUR": "blue"})))
+        assert builder.cached(builder.plan(spec)) == (False, False, True)
+        self.build(builder, spec)
+        assert builder.cached(builder.plan(spec)) == (True, True, True)
+        forced = msgspec.structs.replace(spec, force_build=True)
+        assert builder.cached(builder.plan(forced)) == (False, False, True)
+
+    def test_13_a_name_stands_for_one_image(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        other = msgspec.structs.replace(spec, layers=(*spec.layers, Env(variables={"COLOUR": "blue"})))
+        first, second = (self.build(builder, one)[0].image_id for one in (spec, other))
+        assert builder.tag(first, "team/trainer") == "team/trainer:latest"
+        assert builder.resolve("team/trainer:latest") == builder.resolve("team/trainer") == first
+        assert builder.resolve(second) == second
+        builder.tag(second, "team/trainer")
+        assert builder.resolve("team/trainer") == second
+        assert builder.resolve("nobody") is None
+        with pytest.raises(NotFoundError):
+            builder.tag("im-" + "0" * 22, "x")
+        for name in ("", "../x", "a b", "A:" + "x" * 200):
+            with pytest.raises(InvalidError):
+                builder.tag(first, name)
+
+    def test_13_an_image_on_a_named_one_is_that_one_with_more_layers(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        more = Env(variables={"COLOUR": "blue"})
+        builder.tag(self.build(builder, spec)[0].image_id, "trainer")
+        child, _ = self.build(builder, ImageSpec(base=Named(reference="trainer"), layers=(more,)))
+        declared = msgspec.structs.replace(spec, layers=(*spec.layers, more))
+        assert child.image_id == builder.plan(declared).image_id
+        assert child.env["COLOUR"] == "blue"
+        with pytest.raises(NotFoundError):
+            builder.plan(ImageSpec(base=Named(reference="nobody")))
+
+    def test_14_images_are_listed(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        assert asyncio.run(builder.images()) == []
+        image, _ = self.build(builder, spec)
+        builder.tag(image.image_id, "trainer")
+        (record,) = asyncio.run(builder.images())
+        assert (record.image_id, record.names) == (image.image_id, ("trainer:latest",))
+        assert record.python_version == image.python_version
+        assert record.size_bytes > 0
+        assert record.title
+
+    def test_15_remove_takes_an_image_and_its_names_and_leaves_others(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        other = msgspec.structs.replace(spec, layers=(*spec.layers, Env(variables={"COLOUR": "blue"})))
+        first, second = (self.build(builder, one)[0].image_id for one in (spec, other))
+        builder.tag(first, "trainer")
+        with pytest.raises(InvalidError):
+            asyncio.run(builder.remove(first, in_use=[first]))
+        assert builder.find(first)
+        assert asyncio.run(builder.remove(first)) is True
+        assert builder.find(first) is None
+        assert builder.resolve("trainer") is None
+        assert builder.find(second)
+        assert asyncio.run(builder.remove(first)) is False
+        assert self.build(builder, spec)[0].cached is False
+
+    def test_16_collect_takes_what_was_not_used_has_no_name_and_is_not_in_use(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        specs = [
+            msgspec.structs.replace(spec, layers=(*spec.layers, Env(variables={"COLOUR": colour})))
+            for colour in ("red", "green", "blue")
+        ]
+        named, used, unused = (self.build(builder, one)[0].image_id for one in specs)
+        builder.tag(named, "trainer")
+        used_at_ms = max(record.used_at_ms for record in asyncio.run(builder.images()))
+
+        def collect(keep_ms: int, *, dry_run: bool = False) -> tuple[str, ...]:
+            now_ms = used_at_ms + 1_000
+            return asyncio.run(builder.collect(keep_ms, now_ms, dry_run=dry_run, in_use=[used])).images
+
+        assert collect(2_000) == ()
+        assert collect(0, dry_run=True) == (unused,)
+        assert builder.find(unused)  # ... which counts as a use, now
+        used_at_ms = max(used_at_ms, *(record.used_at_ms for record in asyncio.run(builder.images())))
+        assert collect(0) == (unused,)
+        assert builder.find(unused) is None
+        assert builder.find(named)
+        assert builder.find(used)
 
 
 async def _until_waiting(events: Events) -> None:

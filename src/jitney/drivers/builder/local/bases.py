@@ -7,6 +7,7 @@ looked up again by `force_build`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -47,7 +48,7 @@ def render_debootstrap(tool: str, suite: str, target: str) -> tuple[str, ...]:
             *(tool, "--mode=root", "--format=directory", "--variant=apt", f"--include={packages}"),
             *(f"--skip={step}" for step in skipped),
             *('--aptopt=APT::Sandbox::User "root"', '--aptopt=Acquire::Languages "none"'),
-            *(suite, target, MIRROR),
+            *(suite, target),  # its own mirrors: those of security updates are among them
         )
     return (tool, "--variant=minbase", f"--include={packages}", suite, target, MIRROR)
 
@@ -131,6 +132,7 @@ class BaseMaker:
             )
             argv = render_debootstrap(tool, self._settings.suite, in_box)
             await self._bench.run_or_fail(argv, around, what, tell)
+        await asyncio.to_thread(_empty, folder / "dev")  # plain files where devices could not be made
         return RootFile(title=f"Debian {self._settings.suite}")
 
     async def _conda(self, folder: Path, python: str, what: str, tell: Tell) -> RootFile:
@@ -173,6 +175,13 @@ class BaseMaker:
         if has_address or not self._settings.registry:
             return reference
         return f"{self._settings.registry.rstrip('/')}/{reference}"
+
+
+def _empty(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        for path in folder.iterdir():
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
 
 
 def about_pulled(image: PulledImage) -> RootFile:

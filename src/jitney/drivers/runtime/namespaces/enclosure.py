@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,16 @@ from typing import Any
 from jitney.core import egress
 from jitney.drivers.runtime.forking.capture import Capture
 from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
+from jitney.drivers.runtime.namespaces.stock import PodStock
 from jitney.drivers.walls import render
 from jitney.drivers.walls.machine import Machine
-from jitney.drivers.walls.wall import Pod, Wall, WallFailed, WallGone
+from jitney.drivers.walls.wall import Pod, Wall, WallFailed
 from jitney.ports.network import HubPlan, Names, Network, NetworkFailed
 from jitney.ports.runtime import Output
 from jitney.runner.segments import prepare, prepare_scope
 from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
-
-STOCK_MIN = 2
-STOCK_MAX = 32
-CALM_S = 30.0  # after a burst, the stock stays large for so long
 
 
 class Enclosure:
@@ -58,7 +54,6 @@ class Enclosure:
         self._machine = machine
         self._network = network
         self._names = names
-        self._stock_min = stock_min
         self._died = on_death
         self._folder = home.containers / name
         self._outside = machine.outside(home, spec, image, self._folder)
@@ -66,10 +61,7 @@ class Enclosure:
         self.no_network = ""  # why there is none although the policy allows one
         self._numbers: list[int] = []  # of pods, free to be used again
         self._numbers_used = 1  # 0 is the template's
-        self._stock: dict[int, deque[Pod]] = {}
-        self._wanted: dict[int, int] = {}
-        self._refilling: dict[int, asyncio.Task[None]] = {}
-        self._calm: asyncio.TimerHandle | None = None
+        self.stock = PodStock(stock_min, make=self._make_pod, drop=self.drop_pod, spawn=self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self, launcher: list[str], env: dict[str, str]) -> None:
@@ -233,51 +225,7 @@ class Enclosure:
             WallFailed: none can be made.
             WallGone: the wall has ended.
         """
-        stock = self._stock.setdefault(shm_mib, deque())
-        while stock:
-            pod = stock.popleft()
-            if pod.pidfd >= 0:
-                self._refill(shm_mib)
-                return pod
-        self._grow(shm_mib)
-        pod = await self._make_pod(shm_mib)
-        self._refill(shm_mib)
-        return pod
-
-    def prepare(self, shm_mib: int) -> None:
-        """Have pods of this kind in stock."""
-        self._refill(shm_mib)
-
-    def in_stock(self) -> list[Pod]:
-        """The pods that wait."""
-        return [pod for stock in self._stock.values() for pod in stock]
-
-    def _grow(self, shm_mib: int) -> None:
-        """The stock was empty: keep more from now on, until it has been calm for a while."""
-        self._wanted[shm_mib] = min(STOCK_MAX, 2 * self._wanted.get(shm_mib, self._stock_min))  # 0: none, ever
-        if self._calm is not None:
-            self._calm.cancel()
-        self._calm = asyncio.get_running_loop().call_later(CALM_S, self._shrink)
-
-    def _shrink(self) -> None:
-        self._calm = None
-        self._wanted.clear()
-        for stock in self._stock.values():
-            while len(stock) > self._stock_min:
-                self.drop_pod(stock.pop())
-
-    def _refill(self, shm_mib: int) -> None:
-        if shm_mib not in self._refilling and not self.is_closed and self.wall.is_alive:
-            task = self._refilling[shm_mib] = self._spawn(self._make_stock(shm_mib))
-            task.add_done_callback(lambda _: self._refilling.pop(shm_mib, None))
-
-    async def _make_stock(self, shm_mib: int) -> None:
-        stock = self._stock.setdefault(shm_mib, deque())
-        while len(stock) < self._wanted.get(shm_mib, self._stock_min) and not self.is_closed:
-            try:
-                stock.append(await self._make_pod(shm_mib))
-            except (WallFailed, WallGone):
-                return  # whoever needs one will hear why
+        return await self.stock.take(shm_mib)
 
     async def _make_pod(self, shm_mib: int) -> Pod:
         number = self._take_number()
@@ -287,9 +235,13 @@ class Enclosure:
         )
         try:
             pod = await self.wall.pod(name, folders, ops, self._net(number))
-            await self._admit(number)
         except BaseException:
             self._numbers.append(number)
+            raise
+        try:
+            await self._admit(number)
+        except BaseException:
+            self.drop_pod(pod)
             raise
         return pod
 
@@ -327,6 +279,7 @@ class Enclosure:
     def close(self) -> None:
         """No more pods; the wall goes when its last container has."""
         self.is_closed = True
+        self.stock.close()
         self.retire()
 
     def retire(self) -> None:
@@ -336,8 +289,7 @@ class Enclosure:
 
     def _on_death(self) -> None:
         self.is_closed = True
-        if self._calm is not None:
-            self._calm.cancel()
+        self.stock.close()
         self._spawn(self._clean())
         self._died(self)
 

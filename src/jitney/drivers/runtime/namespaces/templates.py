@@ -79,7 +79,7 @@ class Templates:
             raise
         if enclosure.wall.is_alive:
             self._open[spec] = Opened(enclosure, template, loaded)
-            enclosure.prepare(render.SHM_MIB)
+            enclosure.stock.refill(render.SHM_MIB)
 
     async def _load(self, enclosure: Enclosure, spec: TemplateSpec, cause: str, output: Output) -> TemplateProcess:
         try:
