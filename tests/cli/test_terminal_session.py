@@ -166,10 +166,13 @@ def shows_size(terminal, size):
 
 def test_ctrl_c_goes_inside(at_terminal):
     terminal = at_terminal("shell", "rooms.py::rest", "--cmd", "sh")
-    terminal.type("echo ready-$((1+1)); sleep 600\n")
-    terminal.until("ready-2")
-    eventually(lambda: not terminal.is_as_before)
+    terminal.type("sleep 51234\n")
+    eventually(lambda: runs("sleep\x0051234"))
+    assert not terminal.is_as_before
     terminal.type("\x03")
+    eventually(lambda: not runs("sleep\x0051234"))
+    terminal.until("^C")
+    terminal.until("# ")  # the prompt: a shell drops what is typed while it is interrupted
     terminal.type("echo after-$?\n")
     terminal.until("after-130")
     terminal.type("\x04")
@@ -216,6 +219,12 @@ def test_a_shell_without_a_terminal_is_a_pipe(project):
     assert out == "red\nno terminal\n"
     _, err = project.run("shell", "rooms.py::rest", "--cmd", "no-such-command", code=127)
     assert "no-such-command" in err
+
+
+def test_the_function_can_be_imported_in_its_shell(project):
+    look = "import rooms, sys; print(rooms.app.name, 'sitecustomize' in sys.modules)"
+    out, _ = project.run("shell", "rooms.py::rest", "--cmd", f'python -c "{look}"')
+    assert out == "rooms True\n"
 
 
 def test_no_code_of_the_function_runs_in_its_shell(project):

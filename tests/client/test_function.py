@@ -29,6 +29,7 @@ from jitney.errors import (
     UnsupportedError,
 )
 from jitney.runner import payload
+from jitney.testing.fake_functions import SCOPE
 from jitney.values.calls import GENERATOR_ITEMS_AHEAD, CallKind, Output, Status
 from jitney.wire.messages.link import Refused
 
@@ -208,7 +209,7 @@ def test_an_argument_that_cannot_be_pickled_is_named_before_anything_is_sent(ser
     f = jitney.App().function()(square)
     lock = threading.Lock()
     with pytest.raises(SerializationError, match=r"argument 'x' of square: an object of type _thread\.lock"):
-        f._encoder.connected(sessions.current(), (lock,), {})
+        f._encoder.connected(sessions.current(), "", (lock,), {})
     with pytest.raises(SerializationError, match=r"argument 'key' of named"):
         calls("named").remote("a", key={"deep": lock})
     assert not server.seen.runs
@@ -238,7 +239,7 @@ def test_large_values_go_by_shared_memory_and_the_segments_come_back(server, cal
         assert result[-1] == 1_999_998
         result[0] = 5  # writable
     del result
-    used = os.listdir(server.home.segments / "used")
+    used = os.listdir(server.home.segments / SCOPE / "used")
     assert used == []
 
 

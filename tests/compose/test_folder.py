@@ -27,7 +27,7 @@ def mode(path):
 def test_claim_makes_private_folders_and_a_token(home):
     lock = folder.claim(home)
     assert mode(home.root) == 0o700
-    assert mode(home.blobs) == 0o700
+    assert mode(home.blobs) == 0o1733, "containers may write there, and nobody may look around"
     assert mode(home.token) == 0o600
     assert len(home.read_token()) >= 43
     lock.release()

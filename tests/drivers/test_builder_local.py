@@ -115,6 +115,7 @@ def test_no_settings_are_no_settings():
     assert uv_environment({}) == {"UV_SYSTEM_CERTS": "1"}
     assert "UV_PRERELEASE" not in uv_environment({"global.pre": "false"})
     assert uv_environment({"global.pre": "true"})["UV_PRERELEASE"] == "allow"
+    assert uv_environment({"install.no-index": "true"})["UV_OFFLINE"] == "1"
 
 
 def test_a_build_inherits_nothing_that_aims_it_elsewhere():

@@ -151,7 +151,7 @@ def stage(tmp_path, monkeypatch):
 
         make_wheel(tmp_path / "wheels", name, importlib.metadata.version(name))
     monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
-    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_OFFLINE", "1")
     return Stage(tmp_path)
 
 

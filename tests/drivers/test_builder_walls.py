@@ -45,7 +45,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
-    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_OFFLINE", "1")
     tmp_path.chmod(0o711)
     return Stage(tmp_path)
 
@@ -59,7 +59,7 @@ def test_commands_write_to_layers_and_see_those_before(stage):
     image = stage.build(
         Env(variables={"COLOUR": "blue"}),
         RunCommands(commands=("mkdir /opt/made; echo $COLOUR > /opt/made/a; echo kept > /tmp/b", "cat /tmp/b")),
-        RunCommands(commands=("cat /opt/made/a; rm /opt/made/a; ls /tmp; id -u; python -V",)),
+        RunCommands(commands=("cat /opt/made/a; rm /opt/made/a; ls /tmp/b 2>/dev/null; id -u; python -V",)),
     )
     assert [line for line in stage.lines if line and not line.startswith("$ ")] == [
         "kept",

@@ -49,7 +49,7 @@ def world():
     """The internet, with servers on what must be reached and on what must not."""
     put_over("/etc/resolv.conf", f"nameserver {PUBLIC}\n")
     out_there = internet([PUBLIC, PRIVATE, OTHER, REFUSED_NODE, *METADATA], [80])
-    out_there.serve(serve_names({"a.example.com": PUBLIC}))
+    out_there.serve(serve_names(PUBLIC, {"a.example.com": PUBLIC}))
     out_there.serve(lambda ready: say_who_asked("0.0.0.0", 8080, ready))
     return out_there
 

@@ -107,19 +107,19 @@ def look_up(server, name, kind=dns.A, by_tcp=False):
     return [answer[3] & 15, socket.inet_ntoa(answer[-4:]) if answers else ""]
 
 
-def serve_names(known):
-    """A name server for `Place.serve` that knows these names, and no other."""
+def serve_names(address, known):
+    """A name server at an address, for `Place.serve`, that knows these names and no other."""
 
     def serve(ready):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-            server.bind(("0.0.0.0", 53))
+            server.bind((address, 53))
             ready()
             while True:
                 data, asker = server.recvfrom(2000)
                 asked = dns.parse_query(data[:12] + data[12:].split(b"\0\0\x29")[0])
-                address = known.get(asked.name, "") if asked.kind == dns.A else ""
+                found = known.get(asked.name, "") if asked.kind == dns.A else ""
                 code = dns.NO_ERROR if asked.name in known else dns.NO_SUCH_NAME
-                server.sendto(dns.reply(asked, code, address, 1), asker)
+                server.sendto(dns.reply(asked, code, found, 1), asker)
 
     return serve
 

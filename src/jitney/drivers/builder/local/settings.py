@@ -120,7 +120,7 @@ def uv_environment(pip_config: Mapping[str, str]) -> dict[str, str]:
     if options.get("pre", "").lower() not in FALSE:
         found["UV_PRERELEASE"] = "allow"
     if options.get("no-index", "").lower() not in FALSE:
-        found["UV_NO_INDEX"] = "1"
+        found["UV_OFFLINE"] = "1"  # uv has no variable for "no index"; what it may still take is near by
     return found
 
 

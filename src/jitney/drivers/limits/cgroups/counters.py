@@ -44,7 +44,7 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
 def number(text: str) -> int:
     """A file of one number; 0 for none, or "max"."""
     text = text.strip()
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def keyed(text: str) -> dict[str, int]:
@@ -52,6 +52,6 @@ def keyed(text: str) -> dict[str, int]:
     found = {}
     for line in text.splitlines():
         key, _, value = line.partition(" ")
-        if value.strip().isdigit():
+        if value.strip().isdecimal():
             found[key] = int(value)
     return found

@@ -53,7 +53,7 @@ def try_write(path: str, text: str) -> bool:
 
 def pids(folder: str) -> list[int]:
     """The processes of a group; 0 stands for one that cannot be seen from here, and is left out."""
-    return [int(line) for line in read(f"{folder}/cgroup.procs").split() if line.isdigit() and line != "0"]
+    return [int(line) for line in read(f"{folder}/cgroup.procs").split() if line.isdecimal() and line != "0"]
 
 
 def remove(folder: str) -> bool:

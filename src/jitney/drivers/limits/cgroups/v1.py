@@ -73,7 +73,7 @@ def read(roles: Collection[Role], texts: Mapping[str, str]) -> Counters:
 def _io(text: str) -> Counters:
     """Sums over devices of `8:0 Read 4096`."""
     fields = [line.split(" ") for line in text.splitlines()]
-    rows = [(row[1], int(row[2])) for row in fields if len(row) == 3 and row[2].isdigit()]
+    rows = [(row[1], int(row[2])) for row in fields if len(row) == 3 and row[2].isdecimal()]
     return Counters(
         read_bytes=sum(size for kind, size in rows if kind == "Read"),
         written_bytes=sum(size for kind, size in rows if kind == "Write"),

@@ -68,6 +68,6 @@ def _io(text: str) -> Counters:
     """Sums over devices of `8:0 rbytes=1 wbytes=2 ...`."""
     fields = [field.partition("=") for line in text.splitlines() for field in line.split(" ")[1:]]
     return Counters(
-        read_bytes=sum(int(value) for key, _, value in fields if key == "rbytes" and value.isdigit()),
-        written_bytes=sum(int(value) for key, _, value in fields if key == "wbytes" and value.isdigit()),
+        read_bytes=sum(int(value) for key, _, value in fields if key == "rbytes" and value.isdecimal()),
+        written_bytes=sum(int(value) for key, _, value in fields if key == "wbytes" and value.isdecimal()),
     )

@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import posixpath
 import shutil
+from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -32,6 +34,13 @@ def sdk_paths(home: Home, image: BuiltImage) -> tuple[str, ...]:
     if not all((folder / name).exists() for name in targets):
         _make(folder, targets)
     return (str(folder),)
+
+
+def command_env(env: Mapping[str, str], sdk: Sequence[str]) -> dict[str, str]:
+    """The variables of a command in a container, with what makes its Pythons find the SDK (see runner.site)."""
+    site = [posixpath.join(folder, "jitney", "runner", "site") for folder in sdk]
+    paths = [*filter(None, env.get("PYTHONPATH", "").split(":")), *site]
+    return {**env, "PYTHONPATH": ":".join(paths), "JITNEY_SDK": ":".join(sdk)}
 
 
 def link_targets(python_version: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import posixpath
 from collections.abc import Callable
 
+from jitney.drivers.runtime.forking.sdk import command_env
 from jitney.drivers.runtime.forking.session import Session, close_all, open_pipes
 from jitney.drivers.runtime.namespaces.container import Container
 from jitney.drivers.walls import render
@@ -59,7 +60,9 @@ class Commands:
         home = render.workdir(enclosure.image)
         cwd = posixpath.normpath(posixpath.join(home, spec.cwd))
         forked = render.render_fork(launch, enclosure.image, nofile_hard=render.NOFILE)
-        env = {**render.base_env(enclosure.image), **forked["env"], "JITNEY_IS_REMOTE": "1", **spec.env, "PWD": cwd}
+        process = render.render_process(launch.template, enclosure.image, is_cold=True)
+        base = command_env(process["env"], (render.SDK,))
+        env = {**base, **forked["env"], "JITNEY_IS_REMOTE": "1", **spec.env, "PWD": cwd}
         joins = container.group.join_fds
         ours, theirs = open_pipes() if spec.tty is None else ([], [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)] * 3)
         message = {

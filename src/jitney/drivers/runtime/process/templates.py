@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from jitney.drivers.runtime.forking.capture import Capture
 from jitney.drivers.runtime.forking.loading import Loaded, load_message, without_snapshot
-from jitney.drivers.runtime.forking.sdk import sdk_paths
+from jitney.drivers.runtime.forking.sdk import command_env, sdk_paths
 from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
 from jitney.drivers.runtime.process.child import OwnChild
 from jitney.drivers.runtime.process.render import render_template
@@ -117,16 +117,18 @@ class Templates:
         return template
 
     def env(self, spec: TemplateSpec, image: BuiltImage) -> dict[str, str]:
-        """The variables that such a template is started with."""
-        return render_template(
+        """The variables that such a template is started with, for commands in its containers."""
+        sdk = sdk_paths(self._home, image)
+        recipe = render_template(
             spec,
             image,
             home=self._home,
             environ=self._environ,
-            sdk=(),
+            sdk=sdk,
             marker=marker_of(self._home),
             control_fd=0,
-        ).env
+        )
+        return command_env(recipe.env, sdk)
 
     def _start(
         self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, is_cold: bool
