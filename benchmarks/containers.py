@@ -181,8 +181,7 @@ def leaks(bench: Bench) -> list[Row]:
 
 
 CASES: dict[str, Callable[[Bench], list[Row]]] = {
-    case.__name__: case
-    for case in (start_warm, first_start, scale, snapshot, warm_ratio, images, edit, leaks)
+    case.__name__: case for case in (start_warm, first_start, scale, snapshot, warm_ratio, images, edit, leaks)
 }
 
 

@@ -19,7 +19,10 @@ def born():
 
 def worker():
     found = subprocess.run(
-        ["pgrep", "-f", f"jitney.compose.worker {os.environ['JITNEY_HOME']}"], capture_output=True, text=True, check=False
+        ["pgrep", "-f", f"jitney.compose.worker {os.environ['JITNEY_HOME']}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return found.stdout.split()[0]
 

@@ -51,7 +51,7 @@ class Terminal:
             stdout=self.slave,
             stderr=self.slave,
             cwd=shell.place,
-            env={**shell.environment, "TERM": "dumb", "PS1": "$ "},
+            env={**shell.environment, "TERM": "dumb"},
             start_new_session=True,
         )
 
@@ -165,14 +165,14 @@ def shows_size(terminal, size):
 
 
 def test_ctrl_c_goes_inside(at_terminal):
-    terminal = at_terminal("shell", "rooms.py::rest", "--cmd", "sh")
+    terminal = at_terminal("shell", "rooms.py::rest", "--cmd", "env 'PS1=next> ' sh")
     terminal.type("sleep 51234\n")
     eventually(lambda: runs("sleep\x0051234"))
     assert not terminal.is_as_before
     terminal.type("\x03")
     eventually(lambda: not runs("sleep\x0051234"))
     terminal.until("^C")
-    terminal.until("# ")  # the prompt: a shell drops what is typed while it is interrupted
+    terminal.until("next> ")  # a shell drops what is typed while it is interrupted
     terminal.type("echo after-$?\n")
     terminal.until("after-130")
     terminal.type("\x04")

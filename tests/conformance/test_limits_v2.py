@@ -62,8 +62,8 @@ def run(name, group="", uid=0):
     if uid:
         for path in (group, *(f"{group}/cgroup.{one}" for one in ("procs", "subtree_control", "threads"))):
             os.chown(path, uid, uid)
-        os.setxattr(group, "trusted.delegate", b"1")
-    started = subprocess.Popen(TESTS, env=ENV, preexec_fn=enter(group, uid))
+        os.setxattr(group, "user.delegate", b"1")  # as systemd does
+    started = subprocess.Popen(TESTS, env={**ENV, "JITNEY_TEST_BELOW": group}, preexec_fn=enter(group, uid))
     while True:  # as process 1 it collects the orphans of tests too
         pid, status = os.wait()
         if pid == started.pid:

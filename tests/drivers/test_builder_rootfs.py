@@ -752,7 +752,7 @@ def test_debian_slim_by_debootstrap_is_made_in_the_box_once(stage, monkeypatch):
     monkeypatch.setattr(bases, "find_debootstrap", lambda: "/usr/bin/mmdebstrap")
 
     def bootstrap(run):
-        run.put(f"{run.spec.argv[-2]}/usr/bin/python{SERIES}", mode=0o755)
+        run.put(f"{run.spec.argv[-1]}/usr/bin/python{SERIES}", mode=0o755)
         return 0
 
     plain = stage.machine.run

@@ -1,8 +1,15 @@
 """Images built behind a real wall: what scripts in place of a box cannot tell."""
 
 import asyncio
+import hashlib
+import importlib.metadata
+import io
+import json
 import os
 import platform
+import re
+import shutil
+import subprocess
 import tarfile
 
 import cloudpickle
@@ -10,13 +17,15 @@ import pytest
 
 from jitney.drivers.box.namespaces import NamespacesBox
 from jitney.drivers.builder.local import LocalBuilder
+from jitney.drivers.builder.local.interpreters import mounts_of, own_interpreter
 from jitney.drivers.limits.none import NoLimiter
 from jitney.drivers.network.none import NoNetwork
+from jitney.drivers.pulls.oci import OciPuller
 from jitney.drivers.runtime.forking import leftovers
 from jitney.drivers.walls.probe import probe
 from jitney.errors import ImageBuildError
 from jitney.testing.wheels import make_wheel
-from jitney.values.images import CopyTree, Env, ImageSpec, PipInstall, RunCommands, RunFunction
+from jitney.values.images import CopyTree, Env, ImageSpec, OciArchive, PipInstall, RunCommands, RunFunction
 
 WHY_NOT = probe().why
 pytestmark = [
@@ -158,3 +167,80 @@ def build_wheel(directory, settings=None, metadata=None):
     (root / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     with tarfile.open(folder / f"{name}-1.0.tar.gz", "w:gz") as archive:
         archive.add(root, arcname=root.name)
+
+
+def _layout(folder, programs):
+    """An OCI image of some programs of this machine, with the libraries that they need."""
+    found = set()
+    for program in programs:
+        done = subprocess.run(["ldd", os.path.realpath(program)], capture_output=True, text=True, check=False)
+        found |= set(re.findall(r"(/\S+) \(0x", done.stdout))
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(data):
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}", "size": len(data)}
+
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for path in sorted(found):
+            archive.add(os.path.realpath(path), arcname=path.lstrip("/"))
+        for program in programs:
+            archive.add(os.path.realpath(program), arcname=program.lstrip("/"))
+    layer = blob(raw.getvalue())
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    config = {
+        "os": "linux",
+        "architecture": machine,
+        "config": {"Env": ["PATH=/usr/bin:/bin", "FROM_IMAGE=yes"], "WorkingDir": "/srv", "Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    }
+    kind = "application/vnd.oci.image"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{kind}.manifest.v1+json",
+        "config": {"mediaType": f"{kind}.config.v1+json", **blob(json.dumps(config).encode())},
+        "layers": [{"mediaType": f"{kind}.layer.v1.tar", **layer}],
+    }
+    entry = {"mediaType": f"{kind}.manifest.v1+json", **blob(json.dumps(manifest).encode())}
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+@pytest.mark.skipif(not mounts_of(own_interpreter()), reason="this machine's Python is part of its system")
+@pytest.mark.skipif(shutil.which("ldd") is None, reason="needs ldd, to make an image of this machine's programs")
+def test_an_archive_without_python_gets_one_of_the_machine(stage):
+    _layout(stage.folder / "layout", ("/bin/sh", "/bin/cat", "/usr/bin/id"))
+    libraries = subprocess.run(["ldd", own_interpreter()], capture_output=True, text=True, check=False).stdout
+    if "libpython" in libraries and "not found" in libraries:
+        pytest.skip("this machine's Python does not stand on its own")
+    make_wheel(stage.wheels, "tiny", text="NAME = 'tiny'\n")
+    for name in ("cloudpickle", "msgspec"):
+        make_wheel(stage.wheels, name, importlib.metadata.version(name))
+    builder = stage.builder
+    stage.builder = LocalBuilder(
+        stage.folder / "images",
+        builder._box,
+        puller=OciPuller(stage.folder / "layers"),
+        pip_config={"global.find-links": str(stage.wheels)},
+    )
+    base = OciArchive(path=str(stage.folder / "layout"), add_python=SERIES)
+    spec = ImageSpec(
+        base=base,
+        layers=(
+            PipInstall(requirements=("tiny",)),
+            RunCommands(commands=("id -u > /made; python -c 'import tiny; print(tiny.NAME)'; echo $FROM_IMAGE",)),
+        ),
+    )
+    lines = []
+    image = asyncio.run(stage.builder.build(spec, lambda *event: lines.append(event[3])))
+    assert lines[-2:] == ["tiny", "yes"]
+    assert (image.workdir, image.cmd, image.env["FROM_IMAGE"]) == ("/srv", ("sh",), "yes")
+    assert len(image.layers) == 2
+    with open(f"{image.layers[1]}/made") as file:
+        assert file.read() == "0\n"
+    # Pulled layers go when nothing needs them.
+    asyncio.run(stage.builder.collect(0, image.took_ms + 10**14))
+    assert not os.path.exists(image.layers[0])

@@ -32,9 +32,7 @@ CONFIG = {
 }
 IMAGE = make_image([LOW, HIGH], config=CONFIG)
 LOGIN = ("ann", "secret")
-HTPASSWD = (
-    "ann:$2y$04$G3DlknKUybmKaEQ5Mxk1Y.THRHmtRpZmsnLeHpb21JhW6KWV6a62e\n"
-)
+HTPASSWD = "ann:$2y$04$G3DlknKUybmKaEQ5Mxk1Y.THRHmtRpZmsnLeHpb21JhW6KWV6a62e\n"
 
 
 class Running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -105,7 +106,7 @@ def look(path: str) -> Folder:
         path=path,
         writable=all(os.access(one, os.W_OK) for one in needed),
         processes=tuple(files.pids(path)),
-        is_top=not os.path.exists(f"{path}/cgroup.type"),
+        is_top=_is_top(path),
         delegated=any(_has_note(path, note) for note in DELEGATED),
     )
 
@@ -126,13 +127,14 @@ def _settle(place: Place, folders: Sequence[str], name: str) -> Site:
     above = folders[folders.index(place.path) + 1 :]
     for path in reversed(above):
         _enable(path)  # of what is not enabled down to the place, as much as we may
+    if place.moves and _available(place.path):
+        _move_all(place.path)
+    _enable(place.path)
     folder = f"{place.path}/{name}".replace("//", "/")
     os.makedirs(folder, mode=0o755, exist_ok=True)
     try:
-        wanted = _available(place.path)
-        if place.moves and wanted and _enable(place.path) != wanted:
-            _move_all(place.path)
-        _enable(place.path)
+        if files.read(f"{folder}/cgroup.type").strip() != "domain":
+            raise OSError(errno.EOPNOTSUPP, "it has threads of a process in several groups, or processes of its own")
         enabled = _enable(folder)
         sample = f"{folder}/probe"
         os.makedirs(sample, exist_ok=True)
@@ -145,11 +147,21 @@ def _settle(place: Place, folders: Sequence[str], name: str) -> Site:
 
 
 def _enable(path: str) -> set[str]:
-    """Give the groups below one what controllers it has; which they have then. One that is refused spoils no other."""
+    """Give the groups below one what controllers it has; which they have then. One that is refused spoils no other.
+
+    Not where processes are: some controllers are refused there, and others accepted at the price that no process can
+    enter a group below any more.
+    """
     control = f"{path}/cgroup.subtree_control"
-    for controller in sorted(_available(path) - set(files.read(control).split())):
-        files.try_write(control, f"+{controller}")
+    missing = _available(path) - set(files.read(control).split())
+    if missing and (not files.pids(path) or _is_top(path)):
+        for controller in sorted(missing):
+            files.try_write(control, f"+{controller}")
     return set(files.read(control).split()) & set(ENABLED)
+
+
+def _is_top(path: str) -> bool:
+    return not os.path.exists(f"{path}/cgroup.type")
 
 
 def _move_all(path: str) -> None:

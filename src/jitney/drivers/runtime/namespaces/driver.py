@@ -7,11 +7,13 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from jitney.drivers.runtime.forking import leftovers
 from jitney.drivers.runtime.forking.leftovers import Leftovers
 from jitney.drivers.runtime.forking.marker import marker_of
 from jitney.drivers.runtime.namespaces.enclosure import Enclosure
-from jitney.drivers.runtime.namespaces.life import Containers, bounds_of
+from jitney.drivers.runtime.namespaces.life import Containers, bounds_of, disk_limit_kib
 from jitney.drivers.runtime.namespaces.names import no_names
 from jitney.drivers.runtime.namespaces.stock import STOCK_MIN
 from jitney.drivers.runtime.namespaces.templates import Templates
@@ -197,12 +199,13 @@ class NamespacesRuntime:
         container = self._containers.living.get(handle.container_id)
         if container is None or container.is_ending or container.group is None:
             return None
-        usage = container.group.usage()
+        usage = msgspec.structs.replace(container.group.usage(), disk_kib=self._containers.disk_kib(container))
         bounds = bounds_of(container.launch)
         limits = Limits(
             cpu_milli=bounds.cpu_milli,
             memory_kib=bounds.memory_mib * 1024 if bounds.memory_mib else None,
             processes=bounds.pids,
+            disk_kib=disk_limit_kib(container.launch),
         )
         return Stats(
             processes=usage.processes,

@@ -214,6 +214,10 @@ class Enclosure:
             return None
         return egress.pod_message(egress.egress(self.spec.network, self._hub, number), number)
 
+    def folder_of(self, pod: Pod) -> str:
+        """The writable layer of a pod, on the machine."""
+        return str(self._folder / "scratch" / pod.name)
+
     def address_of(self, pod: Pod) -> str:
         """The address of a pod on this wall's network; '' without one."""
         return egress.egress(self.spec.network, self._hub, int(pod.name[1:])).address

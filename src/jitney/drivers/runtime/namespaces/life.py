@@ -16,6 +16,7 @@ from jitney.drivers.runtime.forking.memory import OomCounter
 from jitney.drivers.runtime.forking.template import TemplateProcess
 from jitney.drivers.runtime.namespaces.commands import Commands
 from jitney.drivers.runtime.namespaces.container import Container
+from jitney.drivers.runtime.namespaces.disk import DEFAULT_MIB, DiskWatch
 from jitney.drivers.runtime.namespaces.enclosure import Enclosure
 from jitney.drivers.runtime.namespaces.templates import Opened
 from jitney.drivers.walls import render
@@ -42,6 +43,7 @@ class Containers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._oom = OomCounter()
         self._sampling: asyncio.Task[None] | None = None
+        self._disk = DiskWatch(self._over_disk)
 
     # -------------------------------------------------------------------------------------------- starting
 
@@ -123,6 +125,8 @@ class Containers:
         if container.enclosure.no_network:
             text = f"this container has no network: {container.enclosure.no_network}"
             container.output([note_line(container.id, text)])
+        assert container.pod is not None
+        self._disk.watch(container.id, container.enclosure.folder_of(container.pod), disk_limit_kib(container.launch))
         container.started.set_result(handle)
 
     async def _discard(self, container: Container) -> None:
@@ -154,7 +158,8 @@ class Containers:
         if container.pod is not None:
             container.pod.kill()
             await container.pod.gone
-        judged = judge(container, how, kernel_short_of_memory=self._oom.has_risen)
+        disk_kib = self._disk.forget(container.id)
+        judged = judge(container, how, disk_kib=disk_kib, kernel_short_of_memory=self._oom.has_risen)
         await self._remove(container)
         self.ended[container.id] = judged
         while len(self.ended) > ENDED_KEPT:
@@ -193,6 +198,18 @@ class Containers:
 
     # -------------------------------------------------------------------------------------------- what befalls them
 
+    def _over_disk(self, container_id: str, used_kib: int) -> None:
+        container = self.living.get(container_id)
+        if container is not None and not container.is_ending:
+            container.over_quota, container.over_kib = "disk", disk_limit_kib(container.launch)
+            text = f"it was ended: it has written {used_kib // 1024:,} MiB, over its ephemeral_disk"
+            container.output([note_line(container.id, text)])
+            container.kill()
+
+    def disk_kib(self, container: Container) -> int:
+        """What it has written, when it was looked at last."""
+        return self._disk.used_kib(container.id)
+
     def on_template_death(self, template: TemplateProcess) -> None:
         """Its containers go on: the warden tells of their end."""
         for container in list(self.living.values()):
@@ -217,10 +234,16 @@ class Containers:
 
     async def close(self) -> None:
         """Until nothing of any is left."""
+        self._disk.close()
         if self._sampling is not None:
             self._sampling.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def disk_limit_kib(launch: Launch) -> int:
+    """What a container may write to its own file system."""
+    return (launch.resources.ephemeral_disk_mib or DEFAULT_MIB) * 1024
 
 
 def bounds_of(launch: Launch) -> Bounds:
@@ -234,10 +257,10 @@ def bounds_of(launch: Launch) -> Bounds:
     )
 
 
-def judge(container: Container, how: Exit, *, kernel_short_of_memory: Callable[[], bool]) -> Exit:
+def judge(container: Container, how: Exit, *, disk_kib: int = 0, kernel_short_of_memory: Callable[[], bool]) -> Exit:
     """What ended a container, and what it has used. `how` is what its first process said of it."""
     assert container.group is not None
-    usage = container.group.usage()
+    usage = msgspec.structs.replace(container.group.usage(), disk_kib=disk_kib)
     limit_mib = container.launch.resources.memory_limit_mib
     how = msgspec.structs.replace(
         how,
