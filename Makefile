@@ -104,9 +104,14 @@ $(BENCH_STAMP): pyproject.toml benchmarks/requirements.txt
 bench: setup bench-setup ## Us and our peers on the same work: the table of benchmarks/RESULTS.md (ARGS="--rounds 5")
 	@$(PY) benchmarks/run.py $(ARGS)
 
+.PHONY: bench-containers
+bench-containers: setup ## Containers behind walls: starts, cost, what they leave (ARGS="--rounds 5")
+	@$(PY) benchmarks/containers.py $(ARGS)
+
 .PHONY: bench-smoke
 bench-smoke: setup ## Every benchmark once, small, without peers
 	@$(PY) benchmarks/run.py --smoke $(ARGS)
+	$(PY) benchmarks/containers.py --smoke
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds

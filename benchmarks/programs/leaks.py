@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jitney
 
+CALM_S = 35.0
+
 app = jitney.App("leaks")
 
 
@@ -50,7 +52,8 @@ def count():
 
 
 def settled():
-    """When nothing changes any more: what ends, ends in the background."""
+    """When nothing changes any more: what ends, ends in the background, and stocks shrink when it has been calm."""
+    time.sleep(CALM_S)
     last = count()
     for _ in range(50):
         time.sleep(0.3)

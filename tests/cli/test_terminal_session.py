@@ -298,15 +298,15 @@ def test_ctrl_c_without_a_terminal_inside_is_a_signal_and_the_second_ends_it(pro
         client.send_signal(signal.SIGINT)
         out, _ = client.communicate(timeout=WAIT_S)
         assert (out, client.returncode) == ("caught\n", 5)
-    stubborn = "trap 'echo caught' INT; echo ready; while :; do sleep 81234; done"
-    with project.start("container", "exec", container, "sh", "-c", stubborn) as client:
+    stubborn = "trap 'echo caught' INT; echo ready; while :; do sleep 0.05; done"
+    with project.start("container", "exec", container, "sh", "-c", stubborn, "word-81234") as client:
         assert client.stdout.readline() == "ready\n"
         client.send_signal(signal.SIGINT)
         assert client.stdout.readline() == "caught\n"
         client.send_signal(signal.SIGINT)
         client.communicate(timeout=WAIT_S)
         assert client.returncode == 130
-    eventually(lambda: not runs("sleep\x0081234"))
+    eventually(lambda: not runs("word-81234"))
 
 
 def test_a_killed_client_ends_the_command_and_not_the_container(project, container, at_terminal):

@@ -104,6 +104,7 @@ def test_other_garbage_in_the_folder_is_survived_or_named(lone):
     (lone.home.root / "lock").write_text("4711\n")
     (lone.home.root / "token").write_text("")
     (lone.home.root / "token").chmod(0o600)
+    lone.home.sockets.mkdir(parents=True, mode=0o700)
     lone.home.socket().write_text("a file where the socket should be")
     assert lone.jitney("run", "-q", "squares.py", "--x", "3").lines == ["9"]
     lone.jitney("down")

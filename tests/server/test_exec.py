@@ -321,6 +321,27 @@ def test_an_input_that_is_too_large_is_refused(play):
     play(scene)
 
 
+def test_a_container_may_be_ready_before_its_worker_knows_that_it_runs(folder):
+    class Late(FakeRuntime):
+        async def start(self, launch, image, output):
+            handle = await super().start(launch, image, output)
+            await going_on.wait()
+            return handle
+
+    async def main():
+        async with staged(folder) as stage:
+            stage.runtime.__class__ = Late
+            client = await stage.client()
+            _, container_id = await stage.opened(client)
+            run = await stage.run(client, container_id, "cat")
+            await run.told(data=b"early", eof=True)
+            going_on.set()
+            assert (await run.end(), run.output) == (em.ExecEnded(exit_code=0), b"early")
+
+    going_on = asyncio.Event()
+    asyncio.run(main())
+
+
 def test_a_command_ends_with_its_client(play):
     async def scene(stage, client, container_id):
         other = await stage.client()

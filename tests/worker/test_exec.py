@@ -38,11 +38,14 @@ def test_a_command_goes_to_the_container_that_runs(state):
     assert state.handle(feed, 4) == [events.Interact(feed)]
 
 
-@pytest.mark.parametrize("name, why", [("c2", "has not started yet"), ("c3", "has ended")])
-def test_a_container_that_does_not_run_takes_none(state, name, why):
-    [sent] = state.handle(opening(name), 3)
+def test_a_container_that_starts_at_this_moment_is_waited_for(state):
+    assert state.handle(opening("c2"), 3) == [events.Interact(opening("c2"), None, "im-b")]
+
+
+def test_a_container_that_is_not_here_takes_none(state):
+    [sent] = state.handle(opening("c3"), 3)
     assert (sent.report.exec_id, sent.report.code) == ("ex-1", "not_found")
-    assert sent.report.reason == f"container {name} {why}"
+    assert sent.report.reason == "container c3 has ended"
 
 
 def test_commands_end_with_the_link(state):

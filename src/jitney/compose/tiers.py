@@ -53,7 +53,13 @@ def _process(isolation: Isolation) -> Tier:
     return Tier(isolation=isolation)
 
 
+def _missing(isolation: Isolation) -> Tier:
+    return Tier(isolation=isolation, why="this version has no driver for it")
+
+
 _PROBES: dict[Isolation, Callable[[Isolation], Tier]] = {
+    Isolation.GVISOR: _missing,
     Isolation.NAMESPACES: _namespaces,
+    Isolation.OCI: _missing,
     Isolation.PROCESS: _process,
 }

@@ -161,6 +161,7 @@ class Agent:
         if handle is None:
             return
         self.feed(events.ContainerUp(handle))
+        self.commands.container_up(handle)
         try:
             how = await self.runtime.wait(handle)
         except Exception:

@@ -133,7 +133,10 @@ class AskImages(msgspec.Struct, frozen=True):
 
 
 class Interact(msgspec.Struct, frozen=True):
-    """About a command in a container. To begin one, `handle` is the container's, and `image_id` its image's."""
+    """About a command in a container. To begin one, `handle` is the container's, and `image_id` its image's.
+
+    There is no handle yet where the container itself has told the server of its start before we heard of it.
+    """
 
     command: workers.OpenExec | workers.FeedExec | workers.EndExec
     handle: ContainerHandle | None = None

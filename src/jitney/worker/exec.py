@@ -22,6 +22,7 @@ from jitney.worker import events
 
 log = logging.getLogger("jitney.worker")
 
+CONTAINER_STARTS_S = 5.0  # after its own runner has said that it is there
 CONTAINER_ENDS_S = 0.5  # after a command of it that was killed with it
 SHELLS = ("/bin/bash", "/bin/sh")  # the first that there is
 
@@ -60,12 +61,12 @@ class Commands:
         self._image = image
         self._now_ms = now_ms
         self._running: dict[str, _Running] = {}
+        self._starting: dict[str, asyncio.Future[ContainerHandle]] = {}  # that commands wait for
 
     def perform(self, asked: events.Interact) -> None:
         """Begin, feed or end a command."""
         command = asked.command
         if isinstance(command, workers.OpenExec):
-            assert asked.handle is not None
             if command.exec_id not in self._running:
                 running = self._running[command.exec_id] = _Running()
                 running.task = self._spawn(self._run(running, command, asked.handle, asked.image_id))
@@ -115,11 +116,15 @@ class Commands:
         self,
         running: _Running,
         command: workers.OpenExec,
-        handle: ContainerHandle,
+        handle: ContainerHandle | None,
         image_id: str,
         on_output: Callable[[int, bytes], None],
     ) -> workers.ExecEnded:
         exec_id = command.exec_id
+        handle = handle or await self._handle_of(command.container_id)
+        if handle is None:
+            reason = f"container {command.container_id} has not started yet"
+            return workers.ExecEnded(exec_id=exec_id, code="not_found", reason=reason, hint="try again in a moment")
         if not self._runtime.capabilities().exec:
             reason = (
                 f"the runtime {self._runtime.capabilities().name!r} of this machine cannot run commands in containers"
@@ -140,6 +145,23 @@ class Commands:
         how = await self._end_of(handle) if code == KILLED else None
         reason = f"container {command.container_id} has ended: {how.describe()}" if how is not None else ""
         return workers.ExecEnded(exec_id=exec_id, exit_code=code, reason=reason)
+
+    async def _handle_of(self, container_id: str) -> ContainerHandle | None:
+        """Of a container that starts at this moment."""
+        up = self._starting.setdefault(container_id, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(CONTAINER_STARTS_S):
+                return await asyncio.shield(up)
+        except TimeoutError:
+            return None
+        finally:
+            self._starting.pop(container_id, None)
+
+    def container_up(self, handle: ContainerHandle) -> None:
+        """A container has started: commands may be waiting for it."""
+        up = self._starting.get(handle.container_id)
+        if up is not None and not up.done():
+            up.set_result(handle)
 
     async def _end_of(self, handle: ContainerHandle) -> Exit | None:
         """How the container of a command that was killed has ended, if it was that which ended the command."""

@@ -251,11 +251,11 @@ class WorkerState:
     def _on_open_exec(self, command: workers.OpenExec) -> None:
         """Commands are not kept here: they are of the link, and end with it."""
         one = self.containers.get(command.container_id)
-        if one is not None and one.handle is not None:
+        if one is not None:
             self._has_commands = True
             self._todo.append(events.Interact(command, one.handle, one.launch.template.image_id))
             return
-        reason = f"container {command.container_id} {'has not started yet' if one else 'has ended'}"
+        reason = f"container {command.container_id} has ended"
         self._send(workers.ExecEnded(exec_id=command.exec_id, code="not_found", reason=reason))
 
     def _on_exec(self, command: workers.FeedExec | workers.EndExec) -> None:

@@ -10,67 +10,81 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from jitney.runner.wall import filters, kernel
+from jitney.runner.wall import enter, filters, kernel
 from jitney.runner.wall.ops import perform
 
-_OWN = kernel.NEWNS | kernel.NEWPID | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET | kernel.NEWCGROUP
+_OWN = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET | kernel.NEWCGROUP
 
 
 class PodFailed(Exception):
     """It could not be made: the message says why."""
 
 
-def make(ops: Sequence[Sequence[Any]], wire: Callable[[int], None], finish: Callable[[], None]) -> int:
-    """The pid of a pod's first process. `wire` is called here with its pid, before `finish` in it and the `ops`.
+def make(
+    ops: Sequence[Sequence[Any]],
+    own_pids: int,
+    *,
+    wire: Callable[[int], None] | None,
+    finish: Callable[[], None],
+) -> int:
+    """The pid of a pod's first process.
+
+    Args:
+        ops: what is around it.
+        own_pids: the descriptor of the caller's own pid namespace.
+        wire: called here with its pid, once it has a network namespace; None: there is nothing to connect.
+        finish: called in it after that, before the `ops`.
 
     Raises:
         PodFailed: nothing of it is left.
     """
     told, tell = os.pipe()
     go, let_go = os.pipe()
-    middle = os.fork()
-    if middle == 0:
+    try:
+        kernel.unshare(kernel.NEWPID)  # for the next child
+        first = -1
         try:
-            os.close(told)
-            os.close(let_go)
-            kernel.unshare(_OWN)
             first = os.fork()
             if first == 0:
-                _be_first(ops, go, tell, finish)
-            os.write(tell, b"p%d\n" % first)
-        except OSError as error:
-            os.write(tell, b"e" + str(error).encode())
-        os._exit(0)
-    os.close(tell)
-    os.close(go)
-    try:
-        os.waitpid(middle, 0)
-        answer = os.read(told, 4096)
-        if answer[:1] != b"p":
-            raise PodFailed(answer[1:].decode(errors="replace") or "its namespaces could not be made")
-        pid = int(answer[1 : answer.index(b"\n")])
+                os.close(told)
+                os.close(let_go)
+                _be_first(ops, go if wire is not None else -1, tell, finish)
+        finally:
+            if first:
+                enter.aim_back(own_pids)
+        os.close(tell)
+        tell = -1
         try:
-            wire(pid)
-        except OSError as error:
-            os.kill(pid, signal.SIGKILL)
-            raise PodFailed(f"its network: {error}") from error
-        os.write(let_go, b"x")
-        answer = answer[answer.index(b"\n") + 1 :] or os.read(told, 4096)
-        if answer != b"r":
-            os.kill(pid, signal.SIGKILL)
-            raise PodFailed(answer[1:].decode(errors="replace") or "its first process ended")
-        return pid
+            if wire is not None:
+                _expect(told, b"n")
+                wire(first)
+                os.write(let_go, b"x")
+            _expect(told, b"r")
+        except BaseException as error:
+            os.kill(first, signal.SIGKILL)
+            raise PodFailed(str(error)) from error
+        return first
     finally:
-        os.close(told)
-        os.close(let_go)
+        for descriptor in (told, go, let_go, tell):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _expect(told: int, word: bytes) -> None:
+    answer = os.read(told, 1)
+    if answer != word:
+        raise PodFailed(os.read(told, 4096).decode(errors="replace") or "its first process ended")
 
 
 def _be_first(ops: Sequence[Sequence[Any]], go: int, tell: int, finish: Callable[[], None]) -> NoReturn:
     try:
         os.setsid()
+        kernel.unshare(_OWN)
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        if os.read(go, 1) != b"x":
-            os._exit(1)
+        if go >= 0:
+            os.write(tell, b"n")
+            if os.read(go, 1) != b"x":
+                os._exit(1)
         finish()
         perform(ops)
         kernel.keep_capabilities(())

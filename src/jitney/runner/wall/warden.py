@@ -111,7 +111,8 @@ class Warden:
         net = message["net"]
         try:
             _make_folders(message["folders"])
-            pid = pod.make(message["ops"], lambda pid: self._wire(net, pid), lambda: _finish(net))
+            wire = None if net is None else lambda pid: self._wire(net, pid)
+            pid = pod.make(message["ops"], self._own_pids, wire=wire, finish=lambda: _finish(net))
             pidfd = os.pidfd_open(pid)
         except (OSError, pod.PodFailed) as error:
             self._send("pod", pod=message["pod"], message=str(error) or repr(error))

@@ -95,7 +95,8 @@ class Pythons:
         if facts is None:
             raise ImageBuildError(
                 f"Python {version} of this machine ({found.path}) does not start in this image: {said}",
-                hint="its C library is too old or another one: choose a newer base, or one that has Python",
+                hint="a library that it needs, such as the C library, is missing or too old: choose a newer base, "
+                "or one that has Python",
             )
         platform = render.platform_of(facts.machine, facts.libc)
         return msgspec.structs.replace(found, mounts=mounts, platform=platform)
