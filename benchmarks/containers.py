@@ -207,7 +207,7 @@ def main() -> int:
     for cells in rows:
         print(f"| {' | '.join(cells)} |")
     failed = any(cells[3] not in ("", "pass") for cells in rows)
-    return 1 if failed and not options.smoke or any(cells[1] == "failed" for cells in rows) else 0
+    return 1 if (failed and not options.smoke) or any(cells[1] == "failed" for cells in rows) else 0
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ def test_open():
 def test_a_name_server_beside_the_uplink_is_reached_by_open_containers_only():
     plan = HubPlan(subnet="198.18.6.0/23", gateway="198.18.6.1", uplink="up0", resolvers=("198.18.6.3",))
     assert reaches(egress.egress(NetworkPolicy(), plan, 0).routes, IPv4Address("198.18.6.3"))
+    assert egress.hub_message(plan)["beside"] == ["198.18.6.3"]
+    assert egress.hub_message(PLAN)["beside"] == []
     listed = egress.egress(NetworkPolicy(cidrs=("198.18.0.0/15", "8.0.0.0/8")), plan, 0)
     assert listed.routes == (Route("8.0.0.0/8"),)
     assert listed.resolvers == ()

@@ -485,7 +485,7 @@ def test_root_of_a_user_namespace_that_is_nobody_outside_enters(limiter):
 
 def test_a_group_that_cannot_be_made_whole_leaves_nothing(limiter):
     part = limiter.layout.parts[-1]
-    os.mkdir(f"{part.folder}/half")  # taken in the last hierarchy only
+    os.makedirs(f"{part.folder}/half")  # taken in the last hierarchy only
     before = sorted(os.listdir("/proc/self/fd"))
     with pytest.raises(LimitsFailed, match="half"):
         limiter.make("half", Bounds(memory_mib=10, pids=5))
@@ -498,7 +498,7 @@ def test_groups_of_a_run_elsewhere_are_found(limiter):
     """As a run in another session would have left them: below another group than ours."""
     part = next((one for one in limiter.layout.parts if Role.PIDS in one.roles), None)
     above, name = part.folder.rsplit("/", 1)
-    elsewhere = f"{above}/{name}-session"
+    elsewhere = f"{above}/session-of-{name}"
     os.makedirs(f"{elsewhere}/{name}/left/deeper")
     try:
         assert asyncio.run(limiter.reap()) == 1
@@ -509,9 +509,35 @@ def test_groups_of_a_run_elsewhere_are_found(limiter):
                 os.rmdir(folder)
 
 
-def test_a_bad_owner_is_refused():
+@pytest.mark.parametrize("owner", ["../x", "", "self", "a b"])
+def test_a_bad_owner_is_refused(owner):
     with pytest.raises(ValueError, match="cannot name"):
-        CgroupLimiter("../x")
+        CgroupLimiter(owner)
+
+
+def test_an_idle_limiter_has_no_folders(limiter):
+    assert [part.folder for part in limiter.layout.parts if os.path.exists(part.folder)] == []
+
+
+def test_empty_folders_of_others_go_and_come_back_when_they_are_needed(limiter):
+    other = CgroupLimiter(f"test-{os.getpid()}-other")
+    folders = [part.folder for part in other.layout.parts]
+
+    async def main() -> None:
+        await other.make("g", Bounds(pids=3)).remove()
+        kept = other.make("kept", Bounds())
+        await limiter.reap()
+        assert all(map(os.path.exists, folders))
+        await kept.remove()
+        await limiter.reap()
+        assert not any(map(os.path.exists, folders))
+        group = other.make("g", Bounds(pids=3))
+        assert group.usage().processes == 0
+        assert len(group.join_fds) == len(folders)
+        await other.close()
+
+    asyncio.run(main())
+    assert not any(map(os.path.exists, folders))
 
 
 AS_A_USER = textwrap.dedent(

@@ -168,7 +168,7 @@ def hub_message(plan: HubPlan) -> dict[str, object]:
         "masquerade": plan.masquerade,
         "names": NAMES,
         "refused": [str(network) for network in refused],
-        "beside": [resolver for resolver in plan.resolvers if _within(resolver, [plan.subnet], ())],
+        "beside": [resolver for resolver in plan.resolvers if IPv4Address(resolver) in IPv4Network(plan.subnet)],
     }
 
 

@@ -61,7 +61,7 @@ class Commands:
         self._image = image
         self._now_ms = now_ms
         self._running: dict[str, _Running] = {}
-        self._starting: dict[str, asyncio.Future[ContainerHandle]] = {}  # that commands wait for
+        self._waiting: dict[asyncio.Future[ContainerHandle], str] = {}  # for containers to have started
 
     def perform(self, asked: events.Interact) -> None:
         """Begin, feed or end a command."""
@@ -98,7 +98,9 @@ class Commands:
 
     # -------------------------------------------------------------------------------------------- one command
 
-    async def _run(self, running: _Running, command: workers.OpenExec, handle: ContainerHandle, image_id: str) -> None:
+    async def _run(
+        self, running: _Running, command: workers.OpenExec, handle: ContainerHandle | None, image_id: str
+    ) -> None:
         exec_id = command.exec_id
 
         def on_output(fd: int, data: bytes) -> None:
@@ -148,20 +150,21 @@ class Commands:
 
     async def _handle_of(self, container_id: str) -> ContainerHandle | None:
         """Of a container that starts at this moment."""
-        up = self._starting.setdefault(container_id, asyncio.get_running_loop().create_future())
+        up: asyncio.Future[ContainerHandle] = asyncio.get_running_loop().create_future()
+        self._waiting[up] = container_id
         try:
             async with asyncio.timeout(CONTAINER_STARTS_S):
-                return await asyncio.shield(up)
+                return await up
         except TimeoutError:
             return None
         finally:
-            self._starting.pop(container_id, None)
+            del self._waiting[up]
 
     def container_up(self, handle: ContainerHandle) -> None:
         """A container has started: commands may be waiting for it."""
-        up = self._starting.get(handle.container_id)
-        if up is not None and not up.done():
-            up.set_result(handle)
+        for up, container_id in self._waiting.items():
+            if container_id == handle.container_id and not up.done():
+                up.set_result(handle)
 
     async def _end_of(self, handle: ContainerHandle) -> Exit | None:
         """How the container of a command that was killed has ended, if it was that which ended the command."""

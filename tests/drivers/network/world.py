@@ -146,8 +146,6 @@ def certificate(folder, names):
     command += ["-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)]
     subprocess.run(command, check=True, capture_output=True)
     path.write_text(path.read_text() + (folder / "cert.pem").read_text())
-    path.chmod(0o644)
-    folder.chmod(0o755)
     return path
 
 

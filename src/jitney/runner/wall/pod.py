@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from jitney.runner.wall import enter, filters, kernel
+from jitney.runner.wall import enter, filters, idle, kernel
 from jitney.runner.wall.ops import perform
 
 _OWN = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET | kernel.NEWCGROUP
@@ -23,6 +23,7 @@ class PodFailed(Exception):
 def make(
     ops: Sequence[Sequence[Any]],
     own_pids: int,
+    idle_program: int,
     *,
     wire: Callable[[int], None] | None,
     finish: Callable[[], None],
@@ -32,6 +33,7 @@ def make(
     Args:
         ops: what is around it.
         own_pids: the descriptor of the caller's own pid namespace.
+        idle_program: what the first process becomes (`idle.open_program`).
         wire: called here with its pid, once it has a network namespace; None: there is nothing to connect.
         finish: called in it after that, before the `ops`.
 
@@ -48,7 +50,7 @@ def make(
             if first == 0:
                 os.close(told)
                 os.close(let_go)
-                _be_first(ops, go if wire is not None else -1, tell, finish)
+                _be_first(ops, idle_program, go if wire is not None else -1, tell, finish)
         finally:
             if first:
                 enter.aim_back(own_pids)
@@ -76,7 +78,9 @@ def _expect(told: int, word: bytes) -> None:
         raise PodFailed(os.read(told, 4096).decode(errors="replace") or "its first process ended")
 
 
-def _be_first(ops: Sequence[Sequence[Any]], go: int, tell: int, finish: Callable[[], None]) -> NoReturn:
+def _be_first(
+    ops: Sequence[Sequence[Any]], idle_program: int, go: int, tell: int, finish: Callable[[], None]
+) -> NoReturn:
     try:
         os.setsid()
         kernel.unshare(_OWN)
@@ -95,15 +99,13 @@ def _be_first(ops: Sequence[Sequence[Any]], go: int, tell: int, finish: Callable
     except OSError as error:
         os.write(tell, b"e" + str(error).encode())
         os._exit(1)
-    be_init()
+    be_init(idle_program)
 
 
-def be_init() -> NoReturn:
-    """Collect orphans until killed."""
+def be_init(idle_program: int) -> NoReturn:
+    """Collect orphans until killed: the kernel does, for a process that ignores the end of its children."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    idle.become(idle_program)
     os.closerange(0, 1 << 16)
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
     while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            signal.sigwait({signal.SIGCHLD})
+        signal.pause()

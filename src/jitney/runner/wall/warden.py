@@ -25,6 +25,7 @@ warden ends, and with it all that is behind the wall, after the templates had th
 
 from __future__ import annotations
 
+import gc
 import os
 import resource  # noqa: F401  (os.wait4 imports it, and nothing can be imported once the root is the stage)
 import select
@@ -34,7 +35,7 @@ import time
 from typing import Any, NoReturn
 
 from jitney.runner import template_protocol as protocol
-from jitney.runner.wall import enter, filters, hub, kernel, pod
+from jitney.runner.wall import enter, filters, hub, idle, kernel, pod
 from jitney.runner.wall.ops import perform
 from jitney.runner.wall.spawn import NotStarted, Spawn
 
@@ -48,6 +49,7 @@ class Warden:
         self._descriptors: list[int] = []
         self._processes: dict[int, str] = {}
         self._hub: dict[str, Any] = {}
+        self._idle_program = idle.open_program()
         self._own_pids = enter.own_pid_namespace()
         self._container = filters.program("container", os.uname().machine)
         self._wake, wake = os.pipe()
@@ -112,7 +114,7 @@ class Warden:
         try:
             _make_folders(message["folders"])
             wire = None if net is None else lambda pid: self._wire(net, pid)
-            pid = pod.make(message["ops"], self._own_pids, wire=wire, finish=lambda: _finish(net))
+            pid = pod.make(message["ops"], self._own_pids, self._idle_program, wire=wire, finish=lambda: _finish(net))
             pidfd = os.pidfd_open(pid)
         except (OSError, pod.PodFailed) as error:
             self._send("pod", pod=message["pod"], message=str(error) or repr(error))
@@ -235,6 +237,9 @@ def run(control: socket.socket, wall: dict[str, Any], early: list[dict[str, Any]
         ops: list[Any] = [["take_proc", "proc"], ["pivot_here"], ["put", "proc", "/proc", False], ["loopback"]]
         perform([*ops, ["hostname", wall["hostname"]], *wall["ops"]])
         warden = Warden(control)
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # the collector writes to every object that it looks at: each pod would have a copy of all
         for message in early:
             warden.handle(message)
         warden.serve()

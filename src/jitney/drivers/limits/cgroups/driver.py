@@ -11,11 +11,10 @@ import re
 
 from jitney.drivers.limits.cgroups import files, leftovers, probe, tuning
 from jitney.drivers.limits.cgroups.group import CgroupGroup
-from jitney.drivers.limits.cgroups.layout import Layout, Role
+from jitney.drivers.limits.cgroups.layout import LEAF, PREFIX, Layout, Role
 from jitney.ports.limits import Bounds, LimitCapabilities, LimitsFailed
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
-PREFIX = "jitney-"
 
 
 class CgroupLimiter:
@@ -27,7 +26,7 @@ class CgroupLimiter:
     """
 
     def __init__(self, owner: str, *, tune: bool = True) -> None:
-        if not NAME.fullmatch(owner):
+        if not NAME.fullmatch(owner) or PREFIX + owner == LEAF:
             raise ValueError(f"{owner!r} cannot name control groups: letters, digits, - and _ can")
         self._name = PREFIX + owner
         self._layout = probe.survey(self._name)

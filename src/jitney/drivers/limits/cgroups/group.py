@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 from jitney.core.metering import MemoryTime
-from jitney.drivers.limits.cgroups import endings, files, v1, v2
+from jitney.drivers.limits.cgroups import endings, files, probe, v1, v2
 from jitney.drivers.limits.cgroups.counters import Counters
 from jitney.drivers.limits.cgroups.layout import Layout, Part, Role
 from jitney.ports.limits import Bounds, LimitsFailed
@@ -16,6 +16,7 @@ from jitney.values.containers import Usage
 
 REMOVE_S = 10.0  # for the kernel to let go of a group whose processes were killed
 RETRY_FIRST_S, RETRY_MOST_S = 0.001, 0.05
+RESTORES_MAX = 3
 
 DIALECTS = {1: v1, 2: v2}
 
@@ -49,7 +50,7 @@ class CgroupGroup:
         try:
             for part in self._layout.parts:
                 folder = self._folders[part.folder]
-                os.mkdir(folder, 0o755)
+                _make(part, folder)
                 made.append(folder)
                 self._limit(part, bounds)
                 fds.append(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
@@ -186,3 +187,14 @@ class CgroupGroup:
 
     def _pids(self) -> list[int]:
         return [pid for folder in self._folders.values() for pid in files.pids(folder)]
+
+
+def _make(part: Part, folder: str) -> None:
+    """Make a group's folder; the one around it goes when it is empty, and somebody cleans up."""
+    for _ in range(RESTORES_MAX):
+        try:
+            os.mkdir(folder, 0o755)
+            return
+        except FileNotFoundError:
+            probe.restore(part)
+    os.mkdir(folder, 0o755)

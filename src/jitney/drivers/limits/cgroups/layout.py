@@ -20,7 +20,8 @@ from enum import StrEnum
 
 import msgspec
 
-LEAF = "jitney-self"  # where we move to, next to the groups of containers
+PREFIX = "jitney-"  # of the folders that groups are in
+LEAF = PREFIX + "self"  # where we move to, next to the groups of containers
 ENABLED = ("memory", "cpu", "pids", "io")  # controllers of version 2 that we ask for
 
 
@@ -93,6 +94,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     folder: str
     roles: frozenset[Role]
+    controllers: frozenset[str] = frozenset()
     files: frozenset[str]
 
 
@@ -236,6 +238,7 @@ def choose(sites: Iterable[Site], surroundings: Surroundings) -> Layout:
         Part(
             version=site.version,
             folder=site.folder,
+            controllers=site.controllers,
             files=site.files,
             roles=frozenset(role for role, one in roles.items() if one is site),
         )

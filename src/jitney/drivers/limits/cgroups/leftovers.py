@@ -1,7 +1,8 @@
 """Groups that an earlier run left, wherever it had made them: another session or service may have been its own.
 
 The folder that they are in is named after the owner. It is looked for in the whole tree that can be seen, among the
-folders of this user only.
+folders of this user only. Empty folders of other owners go as well: those are of workers that were killed and whose
+server folder nobody uses any more, or of one that makes it again with its next group.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from jitney.drivers.limits.cgroups import endings, files
-from jitney.drivers.limits.cgroups.layout import Mount, read_mounts
+from jitney.drivers.limits.cgroups.layout import LEAF, PREFIX, Mount, read_mounts
 
 DEPTH_MAX = 16
 FOLDERS_MAX = 200_000
@@ -20,7 +21,10 @@ ROUND_S = 0.002
 
 
 def find(name: str) -> list[str]:
-    """Folders of that name in all hierarchies. Blocks for as long as walking the trees takes."""
+    """Folders of that name in all hierarchies; empty ones of others are removed.
+
+    Blocks for as long as walking the trees takes.
+    """
     mounts = read_mounts(files.read("/proc/self/cgroup"), files.read("/proc/self/mountinfo"))
     return [folder for mount in mounts if mount.writable for folder in _walk(mount, name)]
 
@@ -32,7 +36,12 @@ def _walk(mount: Mount, name: str) -> Iterator[str]:
         seen += len(below)
         found = [one for one in below if one.endswith("/" + name) and _is_ours(one)]
         yield from found
-        level = [one for one in below if one not in found]
+        level = []
+        for one in below:
+            if not os.path.basename(one).startswith(PREFIX):
+                level.append(one)
+            elif one not in found and not one.endswith("/" + LEAF) and _is_ours(one):
+                files.remove(one)  # refused while there is anything inside
         if not level or seen > FOLDERS_MAX:
             return
 

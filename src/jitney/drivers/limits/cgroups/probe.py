@@ -14,6 +14,7 @@ from jitney.drivers.limits.cgroups.layout import (
     Folder,
     Layout,
     Mount,
+    Part,
     Place,
     Site,
     Surroundings,
@@ -28,16 +29,31 @@ DELEGATED = ("trusted.delegate", "user.delegate")  # notes of systemd's
 
 
 def survey(name: str) -> Layout:
-    """Make a folder of that name wherever groups can be made, and say how it went. It may move us to a leaf."""
+    """Where groups can be made in a folder of that name: tried, and taken back. It may move us to a leaf."""
     mounts = read_mounts(files.read("/proc/self/cgroup"), files.read("/proc/self/mountinfo"))
     used = [one for one in mounts if one.version == 2 or V1_CONTROLLERS & set(one.controllers)]
     sites = [_try(mount, name) for mount in used]
-    layout = choose(sites, surroundings())
-    kept = {part.folder for part in layout.parts}
     for site in sites:
-        if site.folder and site.folder not in kept:
-            files.remove(site.folder)
-    return layout
+        if site.folder:
+            files.remove(
+                site.folder
+            )  # an idle or a killed worker leaves nothing: `restore` makes it with the first group
+    return choose(sites, surroundings())
+
+
+def restore(part: Part) -> None:
+    """Make the folder that groups are in, as it was when it was tried.
+
+    Raises:
+        OSError: it cannot be made any more.
+    """
+    try:
+        os.mkdir(part.folder, 0o755)
+    except FileExistsError:
+        pass
+    if part.version == 2:
+        for controller in sorted(part.controllers):
+            files.write(f"{part.folder}/cgroup.subtree_control", f"+{controller}")
 
 
 def surroundings() -> Surroundings:
