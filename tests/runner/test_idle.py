@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_it_runs_until_it_is_killed():
         idle.become(fd)
         os._exit(1)
     os.close(fd)
-    while b"pod" not in open(f"/proc/{pid}/cmdline", "rb").read():  # noqa: SIM115
+    while b"pod" not in Path(f"/proc/{pid}/cmdline").read_bytes():
         assert os.waitpid(pid, os.WNOHANG) == (0, 0)
     os.kill(pid, signal.SIGKILL)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL

@@ -210,8 +210,8 @@ class PorterNames:
         """Close a hub's sockets on both sides: they would keep its namespace."""
         async with self._lock:
             if hub_id in self._hubs:
-                self._drop(hub_id)
                 await self._tell({"do": "shut", "hub": hub_id})
+                self._drop(hub_id)
 
     async def _tell(self, message: dict[str, Any]) -> None:
         """Something that a process which has ended needs not to know."""
@@ -223,16 +223,20 @@ class PorterNames:
 
     def _drop(self, hub_id: str) -> None:
         for sock in self._hubs.pop(hub_id).sockets:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # whoever else has come to hold it
+            except OSError:
+                pass  # UDP has nothing to shut
             sock.close()
 
     async def close(self) -> None:
         """Shut all, and end the process."""
         async with self._lock:
-            for hub_id in list(self._hubs):
-                self._drop(hub_id)
             if self._process is not None:
                 await self._process.end()
                 self._process = None
+            for hub_id in list(self._hubs):
+                self._drop(hub_id)
 
 
 async def _sockets_of(pid: int, gateway: str) -> list[socket.socket]:
