@@ -7,16 +7,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
-from jitney.core.egress import hub_message
-from jitney.drivers.network.fake import FakeNames, FakeNetwork
-from jitney.drivers.network.names import PorterNames
-from jitney.drivers.network.none import NoNetwork
-from jitney.drivers.network.usermode import UsermodeNetwork
-from jitney.drivers.network.veth import VethNetwork
-from jitney.runner.wall import hub
-from jitney.testing.conformance.network import PLAN, A, B, NamesContract, NetworkContract
-from jitney.testing.namespaces import Place, internet, put_over
 from tests.drivers.network.world import (
     WHO,
     Wall,
@@ -30,7 +20,16 @@ from tests.drivers.network.world import (
     serve_names,
 )
 
-from jitney.values.network import NetworkPolicy  # isort: skip
+from jitney.core.egress import hub_message
+from jitney.drivers.network.fake import FakeNames, FakeNetwork
+from jitney.drivers.network.names import PorterNames
+from jitney.drivers.network.none import NoNetwork
+from jitney.drivers.network.usermode import UsermodeNetwork
+from jitney.drivers.network.veth import VethNetwork
+from jitney.runner.wall import hub
+from jitney.testing.conformance.network import PLAN, A, B, NamesContract, NetworkContract
+from jitney.testing.namespaces import Place, internet, put_over
+from jitney.values.network import NetworkPolicy
 
 
 class TestFakeNetwork(NetworkContract):
@@ -106,6 +105,11 @@ class OnAMachine(NetworkContract):
         return [name for name in links() if name not in self.before]
 
 
+def become_a_router():
+    """The machine passes packets on for whoever sends them."""
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n", encoding="ascii")
+
+
 def by(who):
     return pytest.mark.parametrize("_possible", who, indirect=True)
 
@@ -150,7 +154,7 @@ class TestVethNetwork(OnAMachine):
 
     def test_a_machine_that_is_a_router_stays_one(self):
         async def scenario():
-            Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n", encoding="ascii")
+            become_a_router()
             before = routers()
             network = self.make()
             await network.connect("a", self.hub())
