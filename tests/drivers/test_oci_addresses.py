@@ -66,7 +66,7 @@ def test_registries_of_this_machine_are_known_by_their_names():
 def test_other_registries_inside_must_be_allowed():
     with pytest.raises(PermissionDeniedError, match=r"10\.1\.2\.3") as caught:
         is_private("10.1.2.3")
-    assert "private registries" in caught.value.hint
+    assert "private_registries" in caught.value.hint
     assert is_private("10.1.2.3", ["10.1.2.3"])
     assert is_private("10.1.2.3", ["10.1.2.3:443"])
     assert is_private("10.1.2.3", ["*"])

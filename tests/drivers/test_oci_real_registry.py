@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 import urllib.request
 from pathlib import Path
@@ -35,6 +36,16 @@ LOGIN = ("ann", "secret")
 HTPASSWD = "ann:$2y$04$G3DlknKUybmKaEQ5Mxk1Y.THRHmtRpZmsnLeHpb21JhW6KWV6a62e\n"
 
 
+def skopeo(*words):
+    """Without credentials of whoever runs the tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "auth.json").write_text("{}")
+        env = {**os.environ, "REGISTRY_AUTH_FILE": f"{folder}/auth.json", "TMPDIR": folder}
+        done = subprocess.run(["skopeo", *words], capture_output=True, check=False, timeout=60, env=env)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
 class Running:
     def __init__(self, folder, auth=""):
         folder.mkdir()
@@ -57,12 +68,8 @@ class Running:
         self._reader.start()
 
     def push(self, layout, name, *more):
-        done = subprocess.run(
-            ["skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false", *more, f"oci:{layout}",
-             f"docker://{self.host}/{name}"],
-            capture_output=True, check=False, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr.decode()
+        to = ("--dest-tls-verify=false", *more, f"oci:{layout}", f"docker://{self.host}/{name}")
+        skopeo("copy", "--insecure-policy", *to)
         return f"{self.host}/{name}"
 
     def stop(self):
@@ -110,13 +117,8 @@ def test_what_skopeo_pushed(tmp_path, registry, form):
     assert (image.env, image.cmd) == ({"PATH": "/usr/bin", "A": "b=c"}, ("sh", "-c", "x"))
     assert (image.workdir, image.user, image.labels) == ("/srv", "app", {"k": "v"})
     # The digest is the one that other tools know it by.
-    told = subprocess.run(
-        ["skopeo", "inspect", "--tls-verify=false", f"docker://{image.reference.partition('@')[0]}"],
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    assert json.loads(told.stdout)["Digest"] == image.digest
+    told = skopeo("inspect", "--tls-verify=false", f"docker://{image.reference.partition('@')[0]}")
+    assert json.loads(told)["Digest"] == image.digest
 
 
 def test_an_index(tmp_path, registry):
@@ -151,8 +153,7 @@ def test_the_root_file_system_is_the_one_that_umoci_makes(tmp_path, registry):
     reference = registry.push(write_layout(tmp_path / "layout", {"": IMAGE}), "owner/same:1")
     image = pull(tmp_path, reference)
     there = tmp_path / "umoci"
-    fetch = ["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{there}:x"]
-    subprocess.run(fetch, check=True, capture_output=True, timeout=60)
+    skopeo("copy", "--insecure-policy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{there}:x")
     subprocess.run(
         ["umoci", "raw", "unpack", "--image", f"{there}:x", str(tmp_path / "theirs")],
         check=True,

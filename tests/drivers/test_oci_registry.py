@@ -1,17 +1,21 @@
 """Pulls from a registry that misbehaves, and what is told to people then."""
 
 import asyncio
+import fcntl
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from jitney.drivers.pulls.oci import ChildUnpacker, OciPuller, PullSettings
-from jitney.drivers.pulls.oci.unpacker import Unpacked
+from jitney.drivers.pulls.oci.store import Store
+from jitney.drivers.pulls.oci.unpacker import Blob, Unpacked
 from jitney.errors import (
     AuthError,
     ConnectionError,
@@ -497,7 +501,7 @@ def test_a_public_registry_does_not_lead_inside(world, public):
 def test_a_registry_inside_must_be_allowed(world):
     with pytest.raises(PermissionDeniedError, match="not a public address") as caught:
         asyncio.run(world.pull("10.0.0.1/a/b"))
-    assert "private registries" in caught.value.hint
+    assert "private_registries" in caught.value.hint
 
 
 def test_mirrors_are_tried_first_and_need_not_have_it(tmp_path):
@@ -691,3 +695,73 @@ def test_layers_that_were_used_lately_are_not_removed(tmp_path):
         assert content(image)
 
     live(body)
+
+
+class OneFails:
+    """An unpacker that fails for one layer in the very moment in which another is written down."""
+
+    owners = "fails"
+
+    def __init__(self, committing, go):
+        self.inner = ChildUnpacker(PullSettings())
+        self.committing, self.go = committing, go
+
+    async def unpack(self, blob, folder, lock, on_line):
+        if blob.size < 1000:
+            return await self.inner.unpack(blob, folder, lock, on_line)
+        await asyncio.to_thread(self.committing.wait)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, loop.call_soon, self.go.set)  # after the other one has heard of it
+        raise InvalidError("not this one")
+
+    async def discard(self, folder):
+        await self.inner.discard(folder)
+
+
+def test_a_layer_that_is_being_written_down_while_another_fails_is_whole_or_not_there(tmp_path, monkeypatch):
+    committing, go = threading.Event(), threading.Event()
+    commit = Store.commit_layer
+
+    def slow(store, key, layer):
+        committing.set()
+        go.wait()
+        commit(store, key, layer)
+
+    monkeypatch.setattr(Store, "commit_layer", slow)
+
+    async def body(registry):
+        puller = OciPuller(tmp_path / "store", unpacker=OneFails(committing, go))
+        with pytest.raises(InvalidError, match="not this one"):
+            await puller.pull(f"{registry.host}/a/b:1", platform=AMD64, on_line=print)
+
+    live(body)
+    layers = tmp_path / "store" / "layers"
+    whole = {path.stem for path in layers.glob("*.json")}
+    assert len(whole) == 1
+    assert whole == {path.name for path in layers.glob("*/")}
+
+
+def test_cancelled_unpacking_leaves_no_process(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '{}'\necho '{}'\nsleep 600 &\nwait\n")
+    python.chmod(0o755)
+    (tmp_path / "blob").write_bytes(b"x")
+    (tmp_path / "layer").mkdir()
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    async def inside():
+        started = asyncio.Event()
+        unpacker = ChildUnpacker(PullSettings(), python=str(python))
+        blob = Blob(str(tmp_path / "blob"), 0, 1)
+        task = asyncio.create_task(unpacker.unpack(blob, tmp_path / "layer", lock, lambda line: started.set()))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(inside())
+    os.close(lock)
+    again = os.open(tmp_path / "lock", os.O_RDWR)
+    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever lived would hold it
+    os.close(again)

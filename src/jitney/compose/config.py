@@ -102,6 +102,20 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "Empty is Docker Hub."
         ),
     ] = ""
+    private_registries: Annotated[
+        str,
+        Meta(
+            description="Registries that may be at an address which is not public, with spaces between: "
+            "`registry.corp.example 10.0.0.5:5000`, or `*` for any. One on this machine may be named without it."
+        ),
+    ] = ""
+    insecure_registries: Annotated[
+        str,
+        Meta(
+            description="Registries that are spoken to without TLS, with spaces between. "
+            "Those on this machine are anyway."
+        ),
+    ] = ""
     build_timeout_ms: Annotated[
         int, Meta(ge=1_000, le=DAY_MS, description="A build of an image that takes longer is ended. In ms.")
     ] = 3_600_000

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jitney.ports.limits import Limiter
     from jitney.ports.logs import LogStore
     from jitney.ports.network import Network
+    from jitney.ports.pulls import Puller
     from jitney.ports.runtime import Runtime
     from jitney.ports.sources import SourceStore
     from jitney.ports.store import Store
@@ -146,6 +147,21 @@ def box(home: Home, config: WorkerConfig) -> Box:
     return made
 
 
+def images_of_others(home: Home, config: WorkerConfig) -> Puller:
+    """What fetches images from registries and archives."""
+    from jitney.drivers.pulls.oci import ChildUnpacker, PullSettings
+    from jitney.drivers.walls.machine import ids_of_machine
+
+    settings = PullSettings(
+        private=tuple(config.private_registries.split()), insecure=tuple(config.insecure_registries.split())
+    )
+    # Files of layers belong to whom they belong to behind a wall.
+    owners = ",".join(f"{inside}:{outside}:{count}" for inside, outside, count in ids_of_machine(os.environ).lines())
+    unpacker = ChildUnpacker(settings, owners=owners)
+    made: Puller = factory("pulls", "oci")(home.root / "layers", settings=settings, unpacker=unpacker)
+    return made
+
+
 def builder(home: Home, config: WorkerConfig, box_: Box | None = None) -> ImageBuilder:
     """What builds images, in the box that is given, or in that of the worker's runtime."""
     from jitney.drivers.builder.local import Settings
@@ -158,7 +174,7 @@ def builder(home: Home, config: WorkerConfig, box_: Box | None = None) -> ImageB
         timeout_ms=config.build_timeout_ms,
     )
     # Layers of others are of use where there are root file systems.
-    puller = factory("pulls", "oci")(home.root / "layers") if where.capabilities().root_filesystem else None
+    puller = images_of_others(home, config) if where.capabilities().root_filesystem else None
     made: ImageBuilder = factory("builder", config.builder)(
         home.images, where, settings, puller=puller, sources=home.sources
     )

@@ -296,11 +296,14 @@ class LocalBuilder:
         with disk.locked(self._images / disk.COLLECT_LOCK):
             left, passing = await asyncio.to_thread(self._collector.leftovers)
         await self._collector.remove([*left, *passing])
-        return len(left)
+        pulled = await self._puller.reap() if self._puller is not None else 0
+        return len(left) + pulled
 
     async def close(self) -> None:
         """See the port."""
         await self._flights.close()
+        if self._puller is not None:
+            await self._puller.close()
 
 
 def _in_use(image_id: str) -> InvalidError:

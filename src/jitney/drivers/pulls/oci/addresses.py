@@ -135,5 +135,5 @@ async def is_private(host: str, port: int, allowed: Collection[str]) -> bool:
         return True
     raise PermissionDeniedError(
         f"the registry {host!r} is at {addresses[0]}, which is not a public address",
-        hint="if it is yours, have the administrator add it to the private registries of the worker",
+        hint="if it is yours, have the administrator add it to the worker's `private_registries`",
     )

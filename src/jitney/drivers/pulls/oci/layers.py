@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from jitney.drivers.pulls.oci.finishing import finish
 from jitney.drivers.pulls.oci.manifest import Descriptor
 from jitney.drivers.pulls.oci.progress import Progress
 from jitney.drivers.pulls.oci.registry import Registry, mismatch
@@ -84,9 +85,10 @@ class Layers:
         """
         async with self._downloads:
             with room_errors():
-                part = await asyncio.to_thread(Part, path, descriptor.digest.partition(":")[0])
+                part = Part(path, descriptor.digest.partition(":")[0])
                 was_resumed = True
                 try:
+                    await finish(asyncio.to_thread(part.catch_up))
                     progress.add(part.size)
                     while True:
                         if part.size <= descriptor.size:
@@ -129,20 +131,20 @@ class Layers:
     async def _unpack(self, key: str, diff_id: str, blob: Blob, lock: int, on_line: OnLine) -> LayerFile:
         folder = self._store.layers / key
         with room_errors():
-            await self._unpacker.discard(folder)
+            await finish(self._unpacker.discard(folder))
             folder.mkdir(mode=0o755)
             try:
                 found = await self._unpacker.unpack(blob, folder, lock, on_line)
                 if found.diff_id != diff_id:
                     raise mismatch("the image", "a layer", diff_id)
                 layer = LayerFile(diff_id=diff_id, bytes=found.bytes, files=found.files, hides_all=found.hides_all)
-                await asyncio.to_thread(self._store.commit_layer, key, layer)
+                await finish(asyncio.to_thread(self._store.commit_layer, key, layer))
             except (ImageBuildError, InvalidError):
                 (self._store.parts / key).unlink(missing_ok=True)  # it would only fail again
                 raise
             finally:
                 if self._store.layer(key) is None:
-                    await asyncio.shield(self._unpacker.discard(folder))
+                    await finish(self._unpacker.discard(folder))
         if found.unowned and os.geteuid() == 0:
             on_line(f"{found.unowned:,} files belong to users that do not exist here; they are root's")
         return layer

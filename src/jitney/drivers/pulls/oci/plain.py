@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from jitney.drivers.pulls.oci.finishing import finish
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.runner.tarstream import CHUNK_BYTES, Refused, Stream, Unreadable
 
@@ -20,9 +21,9 @@ async def make_plain(path: str, copy: Path, bytes_max: int) -> None:
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(source, "rb", buffering=0) as file, copy.open("xb") as target:
         try:
-            stream = await asyncio.to_thread(Stream, file, bytes_max=bytes_max)
-            while chunk := await asyncio.to_thread(stream.read, CHUNK_BYTES):
-                await asyncio.to_thread(target.write, chunk)
+            stream = await finish(asyncio.to_thread(Stream, file, bytes_max=bytes_max))
+            while chunk := await finish(asyncio.to_thread(stream.read, CHUNK_BYTES)):
+                await finish(asyncio.to_thread(target.write, chunk))
         except Refused as error:
             raise InvalidError(f"the archive {path} is refused: {error}", hint="make it again") from None
         except Unreadable as error:

@@ -15,6 +15,7 @@ from yarl import URL
 from jitney.drivers.pulls.oci import addresses
 from jitney.drivers.pulls.oci.challenge import Challenge, parse_challenge
 from jitney.drivers.pulls.oci.credentials import Credentials
+from jitney.drivers.pulls.oci.finishing import finish
 from jitney.drivers.pulls.oci.manifest import ACCEPT, CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX, Descriptor
 from jitney.drivers.pulls.oci.settings import PullSettings
 from jitney.drivers.pulls.oci.web import Web
@@ -191,7 +192,7 @@ class Registry:
                         f"a layer of {self._what} is longer than its {descriptor.size:,} bytes",
                         hint="the registry sends something else than was pushed; push the image again",
                     )
-                await asyncio.to_thread(sink.append, chunk)
+                await finish(asyncio.to_thread(sink.append, chunk))
                 on_bytes(len(chunk))
         if sink.size < descriptor.size:
             raise Cut("the registry closed the connection")

@@ -59,6 +59,10 @@ class Part:
         self.size = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.open(path, flags, 0o600)
+        self.resumed = False
+
+    def catch_up(self) -> None:
+        """Read what an earlier run has left."""
         while chunk := os.read(self._file, READ_BYTES):
             self._hash.update(chunk)
             self.size += len(chunk)

@@ -8,19 +8,21 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from jitney.drivers.pulls.oci.finishing import finish
 from jitney.drivers.pulls.oci.settings import PullSettings
 from jitney.drivers.pulls.oci.store import remove_tree
 from jitney.errors import ImageBuildError, InvalidError, JitneyError, StorageFullError, UnsupportedError
 from jitney.runner import unpack as script
 from jitney.runner.tarstream import ZSTD
 
-ROOT_OWNERS = "0:1000000:65536"  # ids of nobody on the host, as containers have them when the worker is root
+ROOT_OWNERS = f"0:{0x7000_0000}:65536"  # ids of nobody on the host, as containers have them when the worker is root
 ERROR_BYTES_MAX = 4_096
 LINE_BYTES_MAX = 65_536
 MB = 1_000_000
@@ -123,33 +125,34 @@ class ChildUnpacker:
         file = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         output, given = os.pipe()
         feed, feeding = os.pipe()
-        child = await asyncio.create_subprocess_exec(
-            program, "-dcq", "--memory=512MB", stdin=feed, stdout=given, stderr=asyncio.subprocess.DEVNULL, env={}
-        )
-        os.close(feed)
-        os.close(given)
-        feeder = asyncio.create_task(asyncio.to_thread(_feed, file, blob, feeding))
-        plain = Blob(blob.path, 0, self._settings.unpacked_bytes_max)
+        feeder = child = None
         try:
+            argv = (program, "-dcq", "--memory=512MB")
+            child = await _start(argv, stdin=feed, stdout=given, stderr=asyncio.subprocess.DEVNULL)
+            os.close(feed)
+            os.close(given)
+            feed = given = -1
+            feeder = asyncio.create_task(asyncio.to_thread(_feed, file, blob, feeding))
+            plain = Blob(blob.path, 0, self._settings.unpacked_bytes_max)
             return await self._run(plain, folder, output, lock, on_line)
         finally:
-            os.close(output)  # whoever still writes is told so
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await asyncio.shield(child.wait())
-            await asyncio.shield(feeder)
+            # Whoever still reads or writes finds the other end closed.
+            for each in (output, feed, given, *(() if feeder else (feeding,))):
+                if each >= 0:
+                    os.close(each)
+            if child:
+                await finish(_end(child))
+            if feeder:
+                await finish(_wait(feeder))
             os.close(file)
 
     async def _run(self, blob: Blob, folder: Path, stdin: int, lock: int, on_line: OnLine) -> Unpacked:
-        child = await asyncio.create_subprocess_exec(
-            *render_unpack(self._python, str(folder), blob, self.owners, self._settings),
+        child = await _start(
+            render_unpack(self._python, str(folder), blob, self.owners, self._settings),
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={"LC_ALL": "C.UTF-8"},
-            pass_fds=(lock,),
-            start_new_session=True,
-            limit=LINE_BYTES_MAX,
+            keep=(lock,),
         )
         try:
             assert child.stdout
@@ -163,12 +166,44 @@ class ChildUnpacker:
             code = await child.wait()
         finally:
             if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                await asyncio.shield(child.wait())
+                await finish(_end(child))
         if code == 0 and last:
             return msgspec.json.decode(last, type=Unpacked)
         raise explain(code, said.decode(errors="replace").strip())
+
+
+async def _start(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, keep: Sequence[int] = ()) -> Process:
+    """A child in a group of its own; who is cancelled while it starts leaves none behind."""
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env={"LC_ALL": "C.UTF-8"},
+            pass_fds=tuple(keep),
+            start_new_session=True,
+            limit=LINE_BYTES_MAX,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting})
+        if starting.exception() is None:
+            await finish(_end(starting.result()))
+        raise
+
+
+async def _end(child: Process) -> None:
+    """End it with its children: when the pipes that they share are closed, none of them is there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.communicate()
+
+
+async def _wait(task: asyncio.Task[None]) -> None:
+    await asyncio.wait({task})
 
 
 def explain(code: int, said: str) -> JitneyError:

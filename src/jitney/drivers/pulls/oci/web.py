@@ -191,9 +191,12 @@ def _busy(url: str, status: int, pause: int = 0) -> JitneyError:
         again = f"; it wants a pause of {pause // 1000} s" if pause else ""
         return ResourceExhaustedError(
             f"the registry {host} has had too many requests{again}",
-            hint="log in to it (anonymous pulls are often limited), set a mirror, or wait",
+            hint="log in to it (anonymous pulls are often limited), set the worker's `registry` to a mirror, or wait",
         )
-    return UnavailableError(f"the registry {host} fails with status {status}", hint="try again later, or set a mirror")
+    return UnavailableError(
+        f"the registry {host} fails with status {status}",
+        hint="try again later, or set the worker's `registry` to a mirror",
+    )
 
 
 def _explain(url: str, error: Exception) -> JitneyError:
@@ -215,7 +218,7 @@ def _explain(url: str, error: Exception) -> JitneyError:
     reason = str(error) or type(error).__name__
     return UnavailableError(
         f"the registry {host} does not answer ({reason})",
-        hint="check this machine's network and proxy settings, or set a mirror; an image from an archive needs neither",
+        hint="check this machine's network and proxy settings; an image from an archive (`from_oci`) needs neither",
     )
 
 
@@ -225,7 +228,7 @@ class _Final(UnavailableError):
 
 HINTS = {
     "certificate": "install its authority on this machine (or name it in SSL_CERT_FILE)",
-    "tls": "if it is yours and has none, have the administrator add it to the insecure registries of the worker",
+    "tls": "if it is yours and has none, have the administrator add it to the worker's `insecure_registries`",
     "": "do not use this registry",
 }
 
