@@ -97,6 +97,12 @@ class FolderPuller:
         self.kept = set(keep)
         return 0
 
+    async def reap(self):
+        return 0
+
+    async def close(self):
+        pass
+
 
 class Stage:
     def __init__(self, folder):

@@ -76,7 +76,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         str,
         Meta(
             description="Driver that runs containers. `namespaces` puts each behind a wall of its own (Linux, root or "
-            "not, no engine needed); `process` runs them as plain processes of your own user, for trusted code only. "
+            "not, no engine needed); `process` runs them as plain processes of your own user, for trusted code only; "
+            "`oci` in containers of Docker or Podman; `gvisor` in sandboxes with a kernel of their own. "
             "`auto` takes the first where the machine can do it, and else the second."
         ),
     ] = "auto"
@@ -134,6 +135,20 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             description="Package index for images that name none of their own. Empty leaves it to uv and its settings."
         ),
     ] = ""
+    oci_base: Annotated[
+        str,
+        Meta(
+            description="With `runtime = oci`: an image of the engine that containers run in whose own image has no "
+            "root file system, such as `debian:12-slim`. Empty is this machine's own file system, read only."
+        ),
+    ] = ""
+    oci_network: Annotated[
+        str,
+        Meta(
+            description="With `runtime = oci`: the engine's network for containers that may reach others. "
+            "`none` gives none to any."
+        ),
+    ] = "bridge"
     template_idle_ms: Annotated[
         int,
         Meta(

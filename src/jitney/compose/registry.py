@@ -34,7 +34,10 @@ DRIVERS: dict[str, dict[str, str]] = {
     "runtime": {
         "process": "jitney.drivers.runtime.process:ProcessRuntime",
         "namespaces": "jitney.drivers.runtime.namespaces:NamespacesRuntime",
+        "oci": "jitney.drivers.runtime.oci:OciRuntime",
+        "gvisor": "jitney.drivers.runtime.gvisor:GvisorRuntime",
     },
+    "runtime settings": {"oci": "jitney.drivers.runtime.oci:OciSettings"},
     "builder": {"local": "jitney.drivers.builder.local:LocalBuilder"},
     "box": {
         "host": "jitney.drivers.box.host:HostBox",
@@ -95,20 +98,29 @@ def runtime(home: Home, config: WorkerConfig) -> Runtime:
     """What runs containers."""
     name = tiers.choose(config.runtime)
     make = factory("runtime", name)
-    made: Runtime = make(home) if name == "process" else make(home, limiter=limiter(home), network=network(home))
+    made: Runtime
+    if name == "oci":
+        settings = factory("runtime settings", name)(base=config.oci_base, network=config.oci_network)
+        made = make(home, limiter=limiter(home), settings=settings)
+    elif name == "namespaces":
+        made = make(home, limiter=limiter(home), network=network(home))
+    else:
+        made = make(home)
     return made
 
 
 def worker(home: Home, config: WorkerConfig) -> tuple[Runtime, ImageBuilder]:
     """What runs containers and what builds their images: behind walls of the same kind, with one way out."""
     name = tiers.choose(config.runtime)
-    if name != "namespaces":
+    if not tiers.builds_behind_walls(name):
         return runtime(home, config), builder(home, config)
     out = network(home)
+    own = factory("box", "namespaces")(home.boxes, limiter=limiter(home, "builds"), network=out)
+    if name != "namespaces":
+        return runtime(home, config), builder(home, config, own)
     from jitney.drivers.network.names import PorterNames
 
     made: Runtime = factory("runtime", name)(home, limiter=limiter(home), network=out, names=PorterNames)
-    own = factory("box", name)(home.boxes, limiter=limiter(home, "builds"), network=out)
     return made, builder(home, config, own)
 
 

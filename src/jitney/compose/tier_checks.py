@@ -34,6 +34,12 @@ def runtime(home: Home, config: Config) -> Finding:
             "no container will be started: the policy asks for more than this machine's runtime gives",
             fix=f"`jitney config set runtime {config.server.isolation.value}`, where `tiers` says that it can be had",
         )
+    (found,) = tiers.survey((tier,))
+    if found.why:
+        return warning("runtime", text, f"it cannot be had: {found.why}", fix=found.remedy)
+    if tier in (Isolation.OCI, Isolation.GVISOR) and not tiers.builds_behind_walls(name):
+        why = "images are built without a wall, as this machine can make none of our own: build only what you trust"
+        return warning("runtime", text, why)
     if tier is Isolation.PROCESS:
         why = "there is no wall between containers and your files: run only code that you trust"
         return ok("runtime", text, why)

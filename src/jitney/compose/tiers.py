@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,12 +24,17 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-def survey() -> tuple[Tier, ...]:
-    """Every tier, strictest first. Tries what has to be tried: some tens of milliseconds."""
-    return tuple(_PROBES[one](one) for one in sorted(_PROBES, key=lambda one: -one.strength))
+def survey(wanted: Collection[Isolation] = tuple(Isolation)) -> tuple[Tier, ...]:
+    """Every tier that is wanted, strictest first. Tries what has to be tried: some hundred milliseconds for all."""
+    return tuple(_PROBES[one](one) for one in sorted(wanted, key=lambda one: -one.strength))
 
 
-def choose(asked: str, tiers: Callable[[], tuple[Tier, ...]] = survey) -> str:
+def own() -> tuple[Tier, ...]:
+    """Those that the platform makes by itself."""
+    return survey((Isolation.NAMESPACES, Isolation.PROCESS))
+
+
+def choose(asked: str, tiers: Callable[[], tuple[Tier, ...]] = own) -> str:
     """The name of the runtime driver: that which was asked for, or the strictest that this machine can do.
 
     An engine is never chosen by itself: it is somebody's to share, and slower to start with. Nor is gVisor, whose
@@ -42,6 +48,17 @@ def choose(asked: str, tiers: Callable[[], tuple[Tier, ...]] = survey) -> str:
     return Isolation.PROCESS.value
 
 
+def builds_behind_walls(runtime: str, tiers: Callable[[], tuple[Tier, ...]] = own) -> bool:
+    """Whether steps of image builds run behind our own walls: always but for plain processes, where there can be any.
+
+    Containers of an engine, or of gVisor, are no place to build in; but what they keep out must not run on the machine
+    as it is built.
+    """
+    if runtime in (Isolation.PROCESS, Isolation.NAMESPACES):
+        return runtime == Isolation.NAMESPACES  # which fails where there can be none, and is not quietly less
+    return any(tier.isolation is Isolation.NAMESPACES and not tier.why for tier in tiers())
+
+
 def _namespaces(isolation: Isolation) -> Tier:
     from jitney.drivers.walls.probe import probe
 
@@ -53,13 +70,23 @@ def _process(isolation: Isolation) -> Tier:
     return Tier(isolation=isolation)
 
 
-def _missing(isolation: Isolation) -> Tier:
-    return Tier(isolation=isolation, why="this version has no driver for it")
+def _oci(isolation: Isolation) -> Tier:
+    from jitney.drivers.runtime.oci import where
+
+    found = where.find(os.environ, uid=os.getuid())
+    return Tier(isolation=isolation, why=found.why, remedy=found.remedy)
+
+
+def _gvisor(isolation: Isolation) -> Tier:
+    from jitney.drivers.runtime.gvisor.probe import probe
+
+    found = probe()
+    return Tier(isolation=isolation, why=found.why, remedy=found.remedy)
 
 
 _PROBES: dict[Isolation, Callable[[Isolation], Tier]] = {
-    Isolation.GVISOR: _missing,
+    Isolation.GVISOR: _gvisor,
     Isolation.NAMESPACES: _namespaces,
-    Isolation.OCI: _missing,
+    Isolation.OCI: _oci,
     Isolation.PROCESS: _process,
 }

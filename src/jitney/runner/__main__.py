@@ -39,6 +39,10 @@ def _main() -> None:
         from jitney.runner.wall.launch import main as launch
 
         sys.exit(launch(int(sys.argv[1])))
+    if kind == "mounted":
+        from jitney.runner.keep.mounted import main as become
+
+        become(sys.argv[1])
     if kind == "cold":
         from jitney.runner.cold import main
     else:

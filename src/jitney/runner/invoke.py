@@ -59,17 +59,18 @@ class Values:
         folder = config.get("segments")
         self.name = str(config.get("function", "the function"))
         self.pool = SegmentPool(folder, str(config["scope"])) if folder else None
+        self.apart = bool(config.get("apart"))  # what is locked here is not locked outside: no holds on shared memory
         self.blobs: str | None = config.get("blobs") or None
 
     def decode(self, data: bytes) -> Any:
         """The (args, kwargs) of an input."""
-        return payload.decode(data, pool=self.pool, blobs=self.blobs)
+        return payload.decode(data, pool=self.pool, blobs=self.blobs, copies=self.apart)
 
     def encode(self, value: Any, work: Work, index: int, call: str = "") -> bytes:
         """A result, or a yielded item."""
         try:
             if not work.durable:
-                pool = None if work.by_file else self.pool
+                pool = None if work.by_file or self.apart else self.pool
                 data = payload.encode(value, pool=pool, blobs=self.blobs, inline_max=payload.INLINE_BYTES_MAX)
             else:
                 data = payload.encode(

@@ -98,8 +98,16 @@ def encode(
     return b"".join(parts)
 
 
-def decode(payload: bytes, *, pool: SegmentPool | SegmentPools | None = None, blobs: str | None = None) -> Any:
+def decode(
+    payload: bytes,
+    *,
+    pool: SegmentPool | SegmentPools | None = None,
+    blobs: str | None = None,
+    copies: bool = False,
+) -> Any:
     """The value of a payload. Arrays in it are writable, and read in place where it came by reference.
+
+    With `copies` nothing of it stays in shared memory.
 
     Raises:
         UnreadableError: it is not a value here; `__cause__` is what unpickling raised, if it came so far.
@@ -111,7 +119,7 @@ def decode(payload: bytes, *, pool: SegmentPool | SegmentPools | None = None, bl
         if kind == _B:
             return _load_buffers(memoryview(payload), owned=False)
         if kind in (_S, _F):
-            return _load_reference(payload, pool, blobs)
+            return _load_reference(payload, pool, blobs, copies)
     except (PayloadError, SegmentGone) as error:
         raise UnreadableError(str(error)) from error
     except Exception as error:
@@ -231,19 +239,28 @@ def _write_file(blobs: str, name: str, parts: list[Any], *, synced: bool) -> str
                     view = view[os.write(fd, view) :]
             if synced:
                 os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
-    if synced:
-        folder = os.open(blobs, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            os.rename(unfinished, path)
+        except BaseException:
+            os.unlink(unfinished)
+            raise
+        if synced:
+            _sync_name(blobs, fd)
+    finally:
+        os.close(fd)
     return name
+
+
+def _sync_name(folder: str, file: int) -> None:
+    """Have the new name of a file survive a power cut as well."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:  # of a container behind a wall, which must not list it
+        os.fsync(file)  # a rename changes the file too: file systems with a journal write both down together
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 # ------------------------------------------------------------------------------------------------ unpickling
@@ -262,12 +279,13 @@ def _reference(payload: bytes) -> tuple[str, int]:
     return name, size
 
 
-def _load_reference(payload: bytes, pool: SegmentPool | SegmentPools | None, blobs: str | None) -> Any:
+def _load_reference(payload: bytes, pool: SegmentPool | SegmentPools | None, blobs: str | None, copies: bool) -> Any:
     name, size = _reference(payload)
     if payload[:1] == b"S":
         if pool is None:
             raise PayloadError("a value in shared memory that this process has no access to")
-        return _load_view(pool.attach(name, size))
+        view = pool.attach(name, size)
+        return _load_view(memoryview(bytearray(view)) if copies else view)
     if blobs is None:
         raise PayloadError("a value in a file that this process has no access to")
     try:

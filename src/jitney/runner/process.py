@@ -10,7 +10,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jitney.runner import state
@@ -73,6 +73,13 @@ def set_up(message: dict[str, Any], stdout: int, stderr: int) -> None:
 
         for name, (soft, hard) in limits.items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+
+
+def join(groups: Sequence[int]) -> None:
+    """Enter control groups, by descriptors that whoever made them has opened."""
+    for group in groups:
+        os.write(group, b"0")
+        os.close(group)
 
 
 def line_buffer_output() -> None:
@@ -177,13 +184,22 @@ def children() -> set[int]:
     return found
 
 
+def is_process(pid: int) -> bool:
+    """Whether the number is of a process, and not of one of its threads, which gVisor lists among children too."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return f"\nTgid:\t{pid}\n" in file.read(1000)
+    except OSError:
+        return False  # it has gone
+
+
 def kill_children(spared: set[int]) -> None:
     """SIGKILL all descendants but the children `spared` (and what is below them).
 
     The children of a killed process come to us, as we adopt orphans, and are found in the next round.
     """
     for _ in range(END_ROUNDS_MAX):
-        doomed = children() - spared
+        doomed = set(filter(is_process, children() - spared))
         if not doomed:
             return
         for pid in doomed:

@@ -124,6 +124,8 @@ class Template:
                 os.close(descriptor)
             if self._pods is not None:
                 self._pods.enter(message["given"])
+            else:
+                process.join(message["given"])
             process.set_up(message, message["stdout"], message["stderr"])
             process.reseed()
             code = container.run(message["config"], self.module)

@@ -53,6 +53,7 @@ DESCRIPTORS_MAX = 64  # taken from the socket in one go
 GRACE_S = 10.0  # from SIGTERM to SIGKILL when the worker is gone
 
 _U32 = struct.Struct("<I")
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class TemplateProtocolError(Exception):
@@ -106,7 +107,7 @@ def send_frame(control: socket.socket, frame: bytes, descriptors: Sequence[int] 
 def receive(control: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
     """What the socket has, and the descriptors that came with it; (b"", []) at its end."""
     room = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
-    data, ancillary, _flags, _address = control.recvmsg(size, room)
+    data, ancillary, _flags, _address = control.recvmsg(size, room, _CLOSE_ON_EXEC)
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -57,6 +57,8 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         _unshare(NEWNET | NEWNS | (NEWUSER if os.geteuid() else 0))
         _mount("none", "/", "", MS_REC_PRIVATE)
         _mount("tmpfs", FILES, "tmpfs", 0)
+        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
+            file.write("0")  # a new namespace has what the machine has, which may be a router
         with Netlink() as netlink:
             netlink.perform([link_up("lo")])
 

@@ -60,7 +60,7 @@ def memory(_: Targets) -> Outcome:
     return opens(("/dev/mem", "/dev/kmem", "/dev/port"), os.O_RDONLY)
 
 
-@probe()
+@probe(gvisor=ANY)
 def kernel_interfaces(_: Targets) -> Outcome:
     """Open devices that give a hold on the kernel: tunnels, loops, FUSE, virtual machines, input."""
     names = (
@@ -78,13 +78,13 @@ def kernel_interfaces(_: Targets) -> Outcome:
     return opens([f"/dev/{name}" for name in names], os.O_RDWR)
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def make_disk(_: Targets) -> Outcome:
     """Make a node for the machine's first disk."""
     return _make(stat.S_IFBLK, os.makedev(8, 0))
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def make_memory(_: Targets) -> Outcome:
     """Make a node for the machine's memory."""
     return _make(stat.S_IFCHR, os.makedev(1, 1))
@@ -142,7 +142,7 @@ def terminal_of_worker(_: Targets) -> Outcome:
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError as error:
-        if error.errno in {errno.ENXIO, errno.ENOENT, errno.EACCES, errno.EPERM}:
+        if error.errno in {errno.ENXIO, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO}:
             return denied(f"/dev/tty: {os.strerror(error.errno)}")
         return skipped(f"/dev/tty: {error}")
     os.close(fd)

@@ -232,6 +232,8 @@ def leaked_descriptors(_: Targets) -> Outcome:
             continue
         if stat.S_ISREG(mode) and _is_own_file(fd, link):
             continue
+        if fd <= 2 and link.startswith("host:") and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+            continue  # what gVisor calls the input and the output that it was given
         found.append(f"{fd}: {link}")
     return allowed("; ".join(found)[:300]) if found else denied("none")
 

@@ -43,7 +43,7 @@ def performance_events(_: Targets) -> Outcome:
     return attempt("perf_event_open", attributes, 0, -1, -1, 0)
 
 
-@probe()
+@probe(oci=ANY)
 def io_uring(_: Targets) -> Outcome:
     """Make a ring by which system calls pass the filter unseen."""
     return attempt("io_uring_setup", 1, bytes(120))
@@ -61,7 +61,7 @@ def add_key(_: Targets) -> Outcome:
     return attempt("add_key", b"user", b"jitney-probe", b"x", 1, _PROCESS_KEYRING)
 
 
-@probe()
+@probe(gvisor=ANY)
 def join_keyring(_: Targets) -> Outcome:
     """Change keyrings by keyctl."""
     return attempt("keyctl", _KEYCTL_JOIN_SESSION, 0, 0, 0, 0)
@@ -115,7 +115,7 @@ def quotas(_: Targets) -> Outcome:
     return attempt("quotactl", 0x8000_0700, _SWAP_NOWHERE, 0, bytes(128), reached=(errno.ENOENT,))
 
 
-@probe()
+@probe(gvisor=ANY)
 def kernel_log(_: Targets) -> Outcome:
     """Read the kernel's log, which tells addresses and other people's crashes."""
     return attempt("syslog", _SYSLOG_READ_ALL, ctypes.create_string_buffer(256), 256)
@@ -150,7 +150,7 @@ def io_ports(_: Targets) -> Outcome:
     return first if first.verdict == "allowed" else attempt("iopl", 3)
 
 
-@probe()
+@probe(oci=ANY)
 def segments(_: Targets) -> Outcome:
     """Make segments of the processor by modify_ldt."""
     if platform.machine() != "x86_64":
@@ -185,7 +185,8 @@ def watch_file_system(_: Targets) -> Outcome:
 @probe(gvisor=ANY, oci=ANY)
 def personality(_: Targets) -> Outcome:
     """Turn random addresses off by personality."""
-    return attempt("personality", _NO_RANDOM_ADDRESSES)
+    found = attempt("personality", _NO_RANDOM_ADDRESSES)
+    return denied("there is none") if found.detail.startswith("personality: EINVAL") else found
 
 
 @probe()

@@ -133,13 +133,13 @@ def chroot(_: Targets) -> Outcome:
     return attempt("chroot", b"/")
 
 
-@probe()
+@probe(gvisor=ANY)
 def new_user_namespace(_: Targets) -> Outcome:
     """Become root of a user namespace of one's own by unshare."""
     return attempt("unshare", NEWUSER)
 
 
-@probe()
+@probe(gvisor=ANY)
 def new_namespaces(_: Targets) -> Outcome:
     """Make any other namespace by unshare."""
     for kind, flag in _NEW_NAMESPACES.items():
@@ -148,7 +148,7 @@ def new_namespaces(_: Targets) -> Outcome:
     return judge(ctypes.get_errno(), "unshare")
 
 
-@probe()
+@probe(gvisor=ANY)
 def clone_into_namespace(_: Targets) -> Outcome:
     """Start a process in a new user namespace by clone."""
     try:
@@ -161,7 +161,7 @@ def clone_into_namespace(_: Targets) -> Outcome:
     return allowed("clone(CLONE_NEWUSER)")
 
 
-@probe()
+@probe(gvisor=ANY)
 def clone3_into_namespace(_: Targets) -> Outcome:
     """Start a process in a new user namespace by clone3, whose flags a filter cannot see."""
     arguments = struct.pack("<8Q", NEWUSER, 0, 0, 0, _SIGCHLD, 0, 0, 0)

@@ -139,7 +139,7 @@ def listen_to_everybody(_: Targets) -> Outcome:
     )
 
 
-@probe()
+@probe(oci=ANY)
 def virtual_machine_sockets(_: Targets) -> Outcome:
     """Talk to the hypervisor by AF_VSOCK, past every network rule."""
     return attempt_all([("AF_VSOCK", lambda: socket.socket(40, socket.SOCK_STREAM).close())])
@@ -166,7 +166,7 @@ def old_families(_: Targets) -> Outcome:
     return allowed(f"families {', '.join(found)}") if found else denied("none")
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def kernel_messages(_: Targets) -> Outcome:
     """Talk to parts of the kernel by netlink: firewall, audit, devices, generic."""
     found = []
@@ -188,6 +188,8 @@ def change_interfaces(_: Targets) -> Outcome:
             flags = struct.unpack_from("h", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)[0]
             fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags))
         except OSError as error:
+            if error.errno == errno.ENOTTY:
+                return denied("there is no such request")
             return judge(error.errno or 0, "SIOCSIFFLAGS")
     return allowed("set the flags of lo")
 

@@ -17,13 +17,15 @@ from jitney.testing.probes.targets import Targets
 
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _CAP_SYS_ADMIN = 21
+_PR_GET_NO_NEW_PRIVS = 39
 _PR_SET_SECUREBITS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 28, 47, 2
 _ELSEWHERE = 54_321  # an id that nobody has
 _SETUID_PROGRAMS = ("su", "mount", "passwd", "chsh", "newgrp", "gpasswd", "sudo")
 
 
 def _has_none(field: str) -> Outcome:
-    value = status()[field]
+    fields = status()
+    value = fields[field] if field != "CapAmb" else fields.get(field, "0")  # gVisor has none
     return denied("none") if int(value, 16) == 0 else allowed(f"{field} {value}")
 
 
@@ -45,7 +47,8 @@ def capabilities_to_gain(_: Targets) -> Outcome:
 @probe(oci=ANY)
 def new_privileges(_: Targets) -> Outcome:
     """Run without no_new_privs."""
-    return denied("no_new_privs") if status()["NoNewPrivs"] == "1" else allowed("no_new_privs is off")
+    is_set = libc().prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1
+    return denied("no_new_privs") if is_set else allowed("no_new_privs is off")
 
 
 @probe(process=ANY, gvisor=ANY)
@@ -54,7 +57,7 @@ def unfiltered(_: Targets) -> Outcome:
     return denied("filtered") if status()["Seccomp"] == "2" else allowed("no filter")
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def host_ids(_: Targets) -> Outcome:
     """Have the machine's own user ids."""
     with open("/proc/self/uid_map") as file:
@@ -125,6 +128,8 @@ def ambient_capabilities(_: Targets) -> Outcome:
         return allowed("raised an ambient capability")
     if libc().prctl(_PR_SET_SECUREBITS, 1, 0, 0, 0) == 0:
         return allowed("set secure bits")
+    if ctypes.get_errno() == errno.EINVAL:
+        return denied("there are none")
     return judge(ctypes.get_errno(), "prctl")
 
 
@@ -176,7 +181,7 @@ def raise_limits(_: Targets) -> Outcome:
     return denied("none can be raised")
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def real_time(_: Targets) -> Outcome:
     """Run before everybody else, in real time or by a negative nice value."""
     return attempt_all(
@@ -187,7 +192,7 @@ def real_time(_: Targets) -> Outcome:
     )
 
 
-@probe(oci=ANY, namespaces=HELD)
+@probe(oci=ANY, namespaces=HELD, gvisor=ANY)
 def escape_the_out_of_memory_killer(_: Targets) -> Outcome:
     """Have others killed first when memory is short, by an oom_score_adj below everybody's."""
     try:

@@ -59,7 +59,9 @@ class Probe(NamedTuple):
 
 DENIED, ALLOWED, LIMITED = frozenset({Verdict.DENIED}), frozenset({Verdict.ALLOWED}), frozenset({Verdict.LIMITED})
 SKIPPED = frozenset({Verdict.SKIPPED})
-ANY = frozenset(Verdict)  # as it may be: the rights of the user who runs it, or an engine's settings, decide
+# As it may be: the rights of the user who runs it, or an engine's settings, decide; or it is a sandbox's own kernel
+# that is asked, which has nothing of the machine to give; or process 1, which for forks of a box is one of them.
+ANY = frozenset(Verdict)
 HELD = DENIED | LIMITED
 
 _registered: dict[str, Probe] = {}

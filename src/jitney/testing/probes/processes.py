@@ -9,7 +9,7 @@ import struct
 
 from jitney.testing.probes.probe import ALLOWED, ANY, Outcome, allowed, denied, probe, skipped
 from jitney.testing.probes.system import attempt, judge, name_of, status, system_call
-from jitney.testing.probes.targets import Target, Targets, namespaces_of, started_at
+from jitney.testing.probes.targets import Target, Targets, started_at
 
 _PTRACE_SEIZE, _PTRACE_TRACEME = 0x4206, 0
 _KNOWN_PROCESSES_MAX = 200
@@ -30,7 +30,10 @@ def _reachable(target: Target) -> bool:
 
 
 def _shares(kind: str, targets: Targets) -> Outcome:
-    mine, theirs = namespaces_of()[kind], targets.namespaces.get(kind, "")
+    try:
+        mine, theirs = os.readlink(f"/proc/self/ns/{kind}"), targets.namespaces.get(kind, "")
+    except FileNotFoundError:
+        return denied("there are none")
     return allowed(f"is in {mine}") if mine == theirs else denied(f"{mine}, not {theirs}")
 
 
@@ -135,7 +138,7 @@ def traces_own_child(_: Targets) -> Outcome:
     return attempt("ptrace", _PTRACE_TRACEME, 0, 0, 0)
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def reads_memory_of_init(_: Targets) -> Outcome:
     """Read or change the memory of process 1, which has made this container."""
     if os.getppid() == 1 and os.getpid() == 1:
@@ -160,7 +163,7 @@ def unfiltered_others(_: Targets) -> Outcome:
     return denied("all have one")
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def reads_environment_of_init(_: Targets) -> Outcome:
     """Read the environment of process 1, which may have been told secrets."""
     try:
@@ -171,7 +174,7 @@ def reads_environment_of_init(_: Targets) -> Outcome:
     return allowed("it can be read") if has_some else denied("it is empty")
 
 
-@probe(oci=ANY)
+@probe(oci=ANY, gvisor=ANY)
 def descriptors_of_init(_: Targets) -> Outcome:
     """Open what process 1 has open."""
     try:

@@ -1,0 +1,186 @@
+"""Makes boxes by runsc, and the runtime of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.forking.exits import watch_exit
+from jitney.drivers.runtime.forking.leftovers import MARKER_NAME, OOM_SCORE_ADJ, Leftovers
+from jitney.drivers.runtime.forking.marker import marker_of
+from jitney.drivers.runtime.gvisor import render
+from jitney.drivers.runtime.gvisor.probe import Finding, probe
+from jitney.drivers.runtime.kept.keeper import BoxFailed
+from jitney.drivers.runtime.kept.render import MEMORY_RESERVE, PIDS_MAX, BoxOrder
+from jitney.drivers.runtime.kept.runtime import KeptRuntime
+from jitney.drivers.walls.machine import FIRST_ID, Machine
+from jitney.values.isolation import Isolation
+from jitney.wire.home import Home
+
+THREADS_PER_PROCESS = 4  # of the machine, for each process of a sandbox: PIDS_MAX stops those first
+NO_NETWORK = "sandboxes of gVisor have none in this version"
+LOG_BYTES = 2_000  # the end of what a failed runsc has said
+END_S = 3.0  # for a sandbox whose keeper was told to end, before it is made to
+
+
+class GvisorShell:
+    """One sandbox (kept.box.Shell): a child of this process that lives as long as it does."""
+
+    def __init__(self, boxes: GvisorBoxes, order: BoxOrder, folder: Path) -> None:
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.no_network = "" if order.network.blocked else NO_NETWORK
+        self._boxes = boxes
+        self._order = order
+        self._folder = folder
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def open(self) -> None:
+        """See the protocol."""
+        found = await asyncio.to_thread(self._boxes.find)
+        if found.runsc is None:
+            raise BoxFailed(f"{found.why}\n{found.remedy}")
+        why = render.why_not_layers(self._order.image.layers, found.runsc)
+        if why:
+            raise BoxFailed(why)
+        try:
+            self._lay_out(found.runsc)
+            self._start(found.runsc)
+        except OSError as error:
+            raise BoxFailed(f"runsc cannot be started: {error}") from error
+
+    def _lay_out(self, runsc: render.Runsc) -> None:
+        """The bundle."""
+        for name, mode in (("scratch", 0o700), ("root", 0o755), ("upper", 0o755), ("work", 0o755)):
+            (self._folder / name).mkdir(mode=mode)
+        scratch, root = self._folder / "scratch", self._folder / "root"
+        if not runsc.rootless:
+            os.chown(scratch, FIRST_ID, FIRST_ID)
+        for name, text in self._order.links:
+            (root / name).symlink_to(text)
+        bundle = render.render_bundle(
+            self._order, root=str(root), scratch=str(scratch), runsc=runsc, bounds=self._boxes.bounds
+        )
+        (self._folder / "config.json").write_text(json.dumps(bundle))
+
+    def _start(self, runsc: render.Runsc) -> None:
+        flags = render.render_flags(runsc, self._boxes.state)
+        argv = [*flags, "run", f"--bundle={self._folder}", render.sandbox_id(self._order)]
+        if self._order.image.layers:
+            launch = render.render_launch(argv, self._order.image.layers, str(self._folder))
+            argv = [*self._boxes.launcher, json.dumps(launch)]
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=self._boxes.env,
+                start_new_session=True,
+            )
+        procfs.set_oom_score_adj(self._process.pid, OOM_SCORE_ADJ)
+        watch_exit(self._process.pid, self._exited)
+
+    def _exited(self) -> None:
+        assert self._process is not None
+        code = self._process.wait()
+        try:
+            said = self._log.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip()
+        except OSError:
+            said = ""
+        self.ended.set_result((said or f"exit code {code}") if code else "")
+
+    async def close(self) -> None:
+        """See the protocol. The keeper has been told to end, and with it ends all."""
+        if self._process is not None:
+            if not await self._ends_within(END_S):
+                await self._boxes.command("delete", "--force", render.sandbox_id(self._order))
+                if not await self._ends_within(END_S):
+                    self._process.kill()
+                    await self.ended
+        elif not self.ended.done():
+            self.ended.set_result("")
+
+    async def _ends_within(self, seconds: float) -> bool:
+        await asyncio.wait({self.ended}, timeout=seconds)
+        return self.ended.done()
+
+
+class GvisorBoxes:
+    """What runsc is to the runtime (kept.box.Boxes)."""
+
+    tier = Isolation.GVISOR
+    shares_locks = False
+    can_join = False
+
+    def __init__(self, home: Home, environ: Mapping[str, str], find: Callable[[], Finding]) -> None:
+        memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (1024 * 1024)
+        self.bounds = render.Bounds(
+            memory_mib=int(memory_mib * (1 - MEMORY_RESERVE)), pids=PIDS_MAX * THREADS_PER_PROCESS, nproc=PIDS_MAX
+        )
+        self.state = str(home.root / "gvisor")
+        self.env = {"PATH": environ.get("PATH", os.defpath), MARKER_NAME: marker_of(home)}
+        self.launcher = [*Machine().launcher()[:-1], "mounted"]
+        self.find = find
+        self._leftovers = Leftovers(home, marker_of(home))
+
+    async def reap(self) -> int:
+        """See the protocol. Without runsc nothing of us can be in a sandbox."""
+        if not await asyncio.to_thread(os.path.isdir, self.state):
+            return 0
+        count = await self._leftovers.reap()
+        listed = await self.command("list", "--quiet")
+        for name in listed.split():
+            await self.command("delete", "--force", name)
+        await asyncio.to_thread(shutil.rmtree, self.state, ignore_errors=True)
+        return max(count, len(listed.split()))
+
+    def shell(self, order: BoxOrder, folder: Path) -> GvisorShell:
+        """See the protocol."""
+        return GvisorShell(self, order, folder)
+
+    async def command(self, *words: str) -> str:
+        """Run runsc; what it prints. Its failure is no concern: it is asked to remove what may be gone."""
+        found = await asyncio.to_thread(self.find)
+        if found.runsc is None:
+            return ""
+        process = await asyncio.create_subprocess_exec(
+            *render.render_flags(found.runsc, self.state),
+            *words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self.env,
+        )
+        said, _ = await process.communicate()
+        return said.decode(errors="replace")
+
+    async def close(self) -> None:
+        """See the protocol."""
+        self._leftovers.close()
+
+
+class GvisorRuntime(KeptRuntime):
+    """Containers in gVisor sandboxes.
+
+    Args:
+        home: the server folder.
+        environ: where runsc is looked for.
+        find: how it is run.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        environ: Mapping[str, str] | None = None,
+        find: Callable[[], Finding] = probe,
+    ) -> None:
+        super().__init__(home, GvisorBoxes(home, os.environ if environ is None else environ, find), limiter=None)

@@ -1,0 +1,137 @@
+"""A sandbox as data: the config.json of its bundle (OCI runtime specification), and the flags of runsc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from jitney.drivers.runtime.kept.render import SCRATCH, BoxOrder, Mount
+from jitney.drivers.walls.machine import FIRST_ID
+from jitney.drivers.walls.render import NOFILE, OPEN_FOLDERS
+
+OCI_VERSION = "1.0.2"
+SHM_MIB = 64
+TMP_MIB = 1024
+CAPABILITIES = ("bounding", "effective", "inheritable", "permitted")  # sets of them; each is empty
+
+
+class Runsc(msgspec.Struct, frozen=True, kw_only=True):
+    """How runsc is run on this machine. `platform` '' is its own default."""
+
+    path: str
+    rootless: bool
+    platform: str = ""
+    cgroups: bool = True  # whether sandboxes are put into control groups
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one sandbox: of a template with all of its containers. 0 is none."""
+
+    memory_mib: int = 0
+    pids: int = 0  # of the machine's threads
+    nproc: int = 4_096  # of the sandbox's own processes
+    nofile: int = NOFILE
+
+
+def render_flags(runsc: Runsc, state: str) -> list[str]:
+    """The command, before its subcommand. `state` is the folder where runsc writes down what runs."""
+    return [
+        runsc.path,
+        f"--root={state}",
+        "--network=none",
+        "--host-uds=open",  # the sockets of the server, and ours
+        "--overlay2=root:memory",  # mount points are made in memory, not in a folder of the machine
+        *(["--rootless"] if runsc.rootless else []),
+        *([f"--platform={runsc.platform}"] if runsc.platform else []),
+        *([] if runsc.cgroups else ["--ignore-cgroups"]),
+    ]
+
+
+def render_bundle(order: BoxOrder, *, root: str, scratch: str, runsc: Runsc, bounds: Bounds) -> dict[str, Any]:
+    """The config.json of a box. `scratch` is the folder of its containers' folders."""
+    own = 0 if runsc.rootless else FIRST_ID  # root inside a rootless one is the worker's user
+    scratches = Mount(source=scratch, target=SCRATCH, writable=True)
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": {
+            "terminal": False,
+            "user": {"uid": own, "gid": own},
+            "args": [*order.argv],
+            "env": [f"{name}={value}" for name, value in order.env.items()],
+            "cwd": "/",
+            "capabilities": {name: [] for name in CAPABILITIES},
+            "rlimits": _rlimits(bounds),
+            "noNewPrivileges": True,
+        },
+        "root": {"path": root, "readonly": True},
+        "hostname": "jitney",
+        "mounts": [*_own_mounts(), *(_bind(one) for one in (*order.mounts, scratches))],
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
+            **(_resources(order, bounds) if runsc.cgroups else {}),
+        },
+    }
+
+
+def _rlimits(bounds: Bounds) -> list[dict[str, Any]]:
+    found = (("CORE", 0), ("NOFILE", bounds.nofile), ("NPROC", bounds.nproc))
+    return [{"type": f"RLIMIT_{name}", "soft": value, "hard": value} for name, value in found]
+
+
+def _own_mounts() -> list[dict[str, Any]]:
+    safe = ["nosuid", "nodev"]
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": [*safe, "noexec"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*safe, "noexec", "ro"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec"]},
+        _memory("/dev/shm", SHM_MIB),
+        *(_memory(f"/{name}", TMP_MIB) for name in OPEN_FOLDERS),
+    ]
+
+
+def _memory(target: str, size_mib: int) -> dict[str, Any]:
+    options = ["nosuid", "nodev", "mode=1777", f"size={size_mib}m"]
+    return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}
+
+
+def _bind(mount: Mount) -> dict[str, Any]:
+    options = ["rbind", "nosuid", "nodev", "rw" if mount.writable else "ro"]
+    return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
+
+
+def _resources(order: BoxOrder, bounds: Bounds) -> dict[str, Any]:
+    return {
+        "cgroupsPath": f"/jitney-{order.marker}-{order.name}",
+        "resources": {
+            **({"memory": {"limit": bounds.memory_mib * 1024 * 1024}} if bounds.memory_mib else {}),
+            **({"pids": {"limit": bounds.pids}} if bounds.pids else {}),
+        },
+    }
+
+
+def render_launch(argv: Sequence[str], layers: Sequence[str], folder: str) -> list[Any]:
+    """What `runner.keep.mounted` does before it becomes runsc: the layers, merged, as the root of the sandbox.
+
+    Mount points are made in a layer of its own above them, as those of an image are never written to.
+    """
+    return [[["overlay", f"{folder}/root", [*layers], f"{folder}/upper", f"{folder}/work", False]], [*argv]]
+
+
+def sandbox_id(order: BoxOrder) -> str:
+    """What runsc calls it."""
+    return f"jitney-{order.marker}-{order.name}"
+
+
+def why_not_layers(layers: Sequence[str], runsc: Runsc) -> str:
+    """Why layers cannot be a sandbox's root here; '' where they can."""
+    if "/" in layers:
+        return (
+            "this image is made of layers over the machine's own file system, which a sandbox cannot be given\n"
+            "set base = 'registry' or 'debootstrap' in [worker]"
+        )
+    if layers and runsc.rootless:
+        return "an image of layers needs a worker that is root, to merge them\nuse runtime = 'namespaces'"
+    return ""

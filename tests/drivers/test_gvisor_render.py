@@ -1,0 +1,142 @@
+"""A sandbox as data, and how runsc is found out about."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from tests.drivers.test_oci_render import IMAGE, order
+
+from jitney.drivers.runtime.gvisor import probe, render
+from jitney.drivers.walls.machine import FIRST_ID
+
+ROOT = render.Runsc(path="/bin/runsc", rootless=False)
+USER = render.Runsc(path="/bin/runsc", rootless=True, cgroups=False, platform="ptrace")
+BOUNDS = render.Bounds(memory_mib=100, pids=7, nproc=5, nofile=9)
+
+
+def bundle(runsc=ROOT):
+    return render.render_bundle(order(), root="/b/root", scratch="/b/scratch", runsc=runsc, bounds=BOUNDS)
+
+
+def test_a_sandbox_has_no_privilege():
+    process = bundle()["process"]
+    assert set(map(tuple, process["capabilities"].values())) == {()}
+    assert process["noNewPrivileges"]
+    assert process["user"] == {"uid": FIRST_ID, "gid": FIRST_ID}
+    assert {one["type"]: one["hard"] for one in process["rlimits"]} == {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_NOFILE": 9,
+        "RLIMIT_NPROC": 5,
+    }
+    assert bundle()["root"] == {"path": "/b/root", "readonly": True}
+    assert {one["type"] for one in bundle()["linux"]["namespaces"]} == {"pid", "network", "ipc", "uts", "mount"}
+
+
+def test_root_of_a_rootless_sandbox_is_the_worker():
+    assert bundle(USER)["process"]["user"] == {"uid": 0, "gid": 0}
+
+
+def test_only_what_is_to_be_written_is_writable():
+    binds = {one["destination"]: one["options"] for one in bundle()["mounts"] if one["type"] == "bind"}
+    assert {target for target, options in binds.items() if "rw" in options} == {
+        "/run/jitney/scratch",
+        "/run/jitney/segments/so-1",
+        "/run/jitney/blobs",
+    }
+    assert all("ro" in options for target, options in binds.items() if "rw" not in options)
+    assert {"nosuid", "nodev"} <= set(binds["/usr"])
+
+
+def test_control_groups_bound_a_sandbox_where_there_are_any():
+    linux = bundle()["linux"]
+    assert linux["resources"] == {"memory": {"limit": 100 * 1024 * 1024}, "pids": {"limit": 7}}
+    assert linux["cgroupsPath"] == "/jitney-mark-b1"
+    assert "resources" not in bundle(USER)["linux"]
+
+
+def test_flags_open_sockets_and_no_network():
+    flags = render.render_flags(ROOT, "/state")
+    assert {"--network=none", "--host-uds=open", "--root=/state"} <= set(flags)
+    assert "--rootless" not in flags
+    assert {"--rootless", "--ignore-cgroups", "--platform=ptrace"} <= set(render.render_flags(USER, "/state"))
+
+
+def test_layers_are_merged_before_runsc_is_started_and_never_written_to():
+    ops, argv = render.render_launch(["runsc"], ("/l/0", "/l/1"), "/b")
+    assert argv == ["runsc"]
+    assert ops == [["overlay", "/b/root", ["/l/0", "/l/1"], "/b/upper", "/b/work", False]]
+
+
+@pytest.mark.parametrize(
+    "layers, runsc, why",
+    [
+        (("/", "/l/1"), ROOT, "machine's own file system"),
+        (("/l/0", "/l/1"), USER, "needs a worker that is root"),
+        (("/l/0", "/l/1"), ROOT, ""),
+        (("/l/0",), USER, "needs a worker that is root"),
+        ((), USER, ""),
+    ],
+)
+def test_layers_that_cannot_be_a_root_are_refused(layers, runsc, why):
+    found = render.why_not_layers(layers, runsc)
+    assert why in found
+    assert bool(found) == bool(why)
+
+
+def test_an_id_tells_servers_apart():
+    assert render.sandbox_id(order()) != render.sandbox_id(msgspec.structs.replace(order(), marker="other"))
+    assert IMAGE.image_id not in render.sandbox_id(order())
+
+
+# ------------------------------------------------------------------------------------------------ runsc
+
+
+def works_with(monkeypatch, *good, otherwise="starting sandbox: platform not supported"):
+    tried = []
+
+    def attempt(runsc):
+        tried.append((runsc.platform, runsc.cgroups))
+        return "" if tried[-1] in good else otherwise
+
+    monkeypatch.setattr(probe, "attempt", attempt)
+    return tried
+
+
+def test_the_best_way_that_works_is_taken(monkeypatch):
+    tried = works_with(monkeypatch, ("", False), ("ptrace", True))
+    assert probe.choose("/r", rootless=False).runsc == render.Runsc(path="/r", rootless=False, cgroups=False)
+    assert tried == [("", True), ("", False)]
+    works_with(monkeypatch, ("ptrace", False))
+    assert probe.choose("/r", rootless=True).runsc.platform == "ptrace"
+
+
+def test_one_that_does_not_work_says_why(monkeypatch):
+    works_with(monkeypatch)
+    found = probe.choose("/r", rootless=False)
+    assert "platform not supported" in found.why
+    assert "systrap" in found.remedy
+    works_with(monkeypatch, otherwise="cannot clone: operation not permitted")
+    assert "user namespaces" in probe.choose("/r", rootless=True).remedy
+
+
+def test_one_that_is_too_old_is_not_tried_any_further(monkeypatch):
+    tried = works_with(monkeypatch, otherwise=f"ls: cannot access '{probe.CHILDREN}': No such file or directory")
+    found = probe.choose("/r", rootless=False)
+    assert "too old" in found.why
+    assert "backports" in found.remedy
+    assert len(tried) == 1
+
+
+def test_without_runsc_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setattr(probe.shutil, "which", lambda _: None)
+    found = probe.probe.__wrapped__()
+    assert "no `runsc`" in found.why
+    assert "install" in found.remedy
+
+
+def test_a_runsc_that_cannot_be_run_is_no_crash(tmp_path):
+    assert probe.attempt(render.Runsc(path=str(tmp_path / "none"), rootless=True, cgroups=False))
+    broken = tmp_path / "runsc"
+    broken.write_text("#!/bin/sh\necho 'it is broken' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    assert probe.attempt(render.Runsc(path=str(broken), rootless=True, cgroups=False)) == "it is broken"
