@@ -13,6 +13,7 @@ from __future__ import annotations
 import _thread
 import errno
 import fcntl
+import mmap
 import os
 import socket
 import time
@@ -73,7 +74,8 @@ class Link:
         self._unsent: list[tuple[bytes, Sequence[int]]] = []
         self._may_spin = hasattr(os, "sched_yield") and (os.cpu_count() or 1) > 1
         self._in_a_burst = False
-        self._buffer = bytearray(READ_BYTES)
+        # Memory that costs nothing before it is written to: most frames are small, and idle containers many.
+        self._buffer = mmap.mmap(-1, READ_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         try:
             # Nobody waits for WELCOME here: READY may follow at once, and REJECT is read with the first frames.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource  # here, so that no fork has to: an import touches much of what it shares with its template
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -69,8 +70,6 @@ def set_up(message: dict[str, Any], stdout: int, stderr: int) -> None:
         os.chdir(message["cwd"])
     limits = message.get("rlimits")
     if limits:
-        import resource
-
         for name, (soft, hard) in limits.items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
 
