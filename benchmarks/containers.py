@@ -3,6 +3,7 @@
     python benchmarks/containers.py                       every case; prints a table
     python benchmarks/containers.py --only warm_ratio,leaks --rounds 5
     python benchmarks/containers.py --smoke               small: does every case run?
+    python benchmarks/containers.py --torch 2.13.0        also with torch, of this version: an image of 1 GiB or more
 
 Each case runs against a server of its own, in a folder of its own, with the runtime that the machine can do best (or
 JITNEY_RUNTIME). Beside it, where it is installed: `podman run` of the same files. Cold starts beside Ray are in run.py,
@@ -32,8 +33,9 @@ Row = tuple[str, str, str, str]  # what, figure, limit, verdict
 class Bench:
     """A folder of its own, and how to run programs against it."""
 
-    def __init__(self, *, smoke: bool, rounds: int) -> None:
+    def __init__(self, *, smoke: bool, rounds: int, torch: str = "") -> None:
         self.smoke = smoke
+        self.torch = f"torch=={torch}" if torch else ""
         self.rounds = 1 if smoke else rounds
         self.home = tempfile.mkdtemp(prefix="jitney-bench-")
         self.environment = {**os.environ, "JITNEY_HOME": self.home, "JITNEY_HTTP_PORT": "0", "NO_COLOR": "1"}
@@ -74,8 +76,15 @@ def row(what: str, figure: float, unit: str, most: float | None = None) -> Row:
 
 def start_warm(bench: Bench) -> list[Row]:
     """Submit to first user line, with the template warm; each call gets a container of its own."""
-    took = bench.run("starts.py", "4" if bench.smoke else "41")
-    return [row("submit to first line, template warm, trivial", statistics.median(took), MS, 15.0)]
+    count = "4" if bench.smoke else "41"
+    took = bench.run("starts.py", count)
+    rows = [row("submit to first line, template warm, trivial", statistics.median(took), MS, 15.0)]
+    took = bench.run("starts.py", count, "spare")
+    rows.append(row("submit to first line, container kept ready", statistics.median(took), MS, 5.0))
+    if bench.torch:
+        took = bench.run("starts.py", count, bench.torch)
+        rows.append(row("submit to first line, template warm, torch imported", statistics.median(took), MS, 25.0))
+    return rows
 
 
 def first_start(bench: Bench) -> list[Row]:
@@ -120,10 +129,14 @@ def scale(bench: Bench) -> list[Row]:
     """From nothing to 100 living containers, and what one that is idle adds."""
     count = 10 if bench.smoke else 100
     seconds, pss_mib = bench.run("scale.py", str(count))
-    return [
+    rows = [
         row(f"0 to {count} live containers", seconds, S, 2.0),
         row("memory that an idle container adds (PSS)", pss_mib, MIB, 3.0),
     ]
+    if bench.torch:
+        _, pss_mib = bench.run("scale.py", "10" if bench.smoke else "40", bench.torch)
+        rows.append(row("memory that an idle container with torch adds (PSS)", pss_mib, MIB, 12.0))
+    return rows
 
 
 def snapshot(bench: Bench) -> list[Row]:
@@ -191,11 +204,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help=f"of {', '.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--torch", default="", metavar="VERSION")
     options = parser.parse_args()
     chosen = [name for name in options.only.split(",") if name] or list(CASES)
     rows: list[Row] = []
     for name in chosen:
-        bench = Bench(smoke=options.smoke, rounds=options.rounds)
+        bench = Bench(smoke=options.smoke, rounds=options.rounds, torch=options.torch)
         try:
             rows += CASES[name](bench)
         except Exception as error:

@@ -1,4 +1,8 @@
-"""Prints [seconds until N containers live at one moment, MiB that an idle one adds]."""
+"""Prints [seconds until N containers live at one moment, MiB that an idle one adds].
+
+scale.py N                      a function that imports nothing
+scale.py N torch==2.13.0        one that has torch in memory, and has used it
+"""
 
 import json
 import os
@@ -10,11 +14,21 @@ from pathlib import Path
 import jitney
 
 app = jitney.App("scale")
+wanted = sys.argv[2] if len(sys.argv) > 2 else ""
+image = jitney.Image.debian_slim()
+if wanted:
+    image = image.uv_pip_install(wanted)
+
+with image.imports():
+    if wanted:
+        import torch
 
 
-@app.function(cpu=0.01, memory=64, max_containers=200)
+@app.function(image=image, cpu=0.01, memory=64, max_containers=200, timeout=600)
 def linger(seconds):
     started = time.time()
+    if wanted:
+        torch.ones(8).sum()
     time.sleep(seconds)
     return started
 

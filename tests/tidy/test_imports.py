@@ -73,6 +73,12 @@ def test_importing_the_sdk_is_light():
     assert done.stdout.split() == []
 
 
+def test_declaring_an_image_is_light_too():
+    code = "import sys, jitney; jitney.Image.debian_slim().pip_install('x'); print('asyncio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
 def test_every_public_name_says_what_it_gives():
     jitney = pytest.importorskip("jitney")
     undocumented = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,8 @@ async def complete_spec(request: Request, image: ImageValue) -> ImageSpec:
         InvalidError: a file is not there, or changed meanwhile.
         SerializationError: a function cannot be pickled.
     """
+    import asyncio  # here: it takes longer to import than all of the SDK, and containers declare images too
+
     spec = image.spec
     for place, prepare in image._preparations.items():
         part: Any = spec.base if place == BASE else spec.layers[place]

@@ -10,7 +10,6 @@ calls /root: the remote paths "/root/x" and "x" are the same place.
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import posixpath
 import sys
@@ -180,6 +179,8 @@ async def ship(request: Request, manifest: Manifest) -> str:
     Raises:
         InvalidError: a file changed meanwhile, or the server cannot have it where it was to go.
     """
+    import asyncio  # here: containers declare images too, and ship nothing
+
     if not manifest.files:
         return ""
     answer = await request(SOURCE_MISSING, SourceMissing(digests=manifest.digests))

@@ -63,7 +63,8 @@ def set_up(message: dict[str, Any], stdout: int, stderr: int) -> None:
     os.dup2(stderr, 2)
     for descriptor in {stdout, stderr} - {1, 2}:
         os.close(descriptor)
-    os.environ.update(message.get("env") or {})
+    for name, value in (message.get("env") or {}).items():
+        os.environ[name] = value  # not `update`, which touches memory that a fork shares till then
     os.environ["JITNEY_IS_REMOTE"] = "1"
     os.environ["JITNEY_TASK_ID"] = str(message["container"])
     if message.get("cwd"):
@@ -113,6 +114,13 @@ def reseed() -> None:
         # Not torch.manual_seed: for devices that are not initialised it queues a call with a formatted stack, 9 ms.
         # They seed themselves from the system when they are initialised, which no fork has done.
         torch.default_generator.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
+
+
+def prepare_reseed() -> None:
+    """In a template: OpenSSL sets its generator up at the first use, which would cost every fork 0.6 MiB."""
+    ssl = sys.modules.get("_ssl")
+    if ssl is not None:
+        ssl.RAND_bytes(1)
 
 
 def guard_forks(link: Link) -> Callable[[], None]:

@@ -23,6 +23,7 @@ from jitney.runner import process, template_protocol
 from jitney.runner.boot import Control, start
 from jitney.runner.failures import format_traceback
 from jitney.runner.pods import Pods
+from jitney.runner.rehearsal import rehearse
 
 IDLE_MS = 5  # quiet for so long: do something useful. Steady work leaves no longer pauses
 USEFUL_MODULES = ("traceback",)  # each costs every fork some 0.1 ms: only what most containers need
@@ -47,6 +48,8 @@ class Template:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         process.adopt_orphans()
+        process.prepare_reseed()
+        rehearse()
         process.freeze()
         self._idle_steps = _idle_steps()
         self._pods = Pods() if is_walled else None
