@@ -48,6 +48,13 @@ def test_every_problem_is_told_at_once(home):
         assert part in text
 
 
+def test_folders_of_archives_are_absolute(home):
+    for given in ("own", "", "/srv/images:own:/data"):
+        assert load(home, environ={"JITNEY_ARCHIVES": given}).worker.archives == given
+    with pytest.raises(InvalidError, match="'images' is no folder"):
+        load(home, environ={"JITNEY_ARCHIVES": "/srv:images"})
+
+
 def test_a_file_that_is_not_toml(home):
     write(home, "[server\n")
     config, problems = read(home, environ={})

@@ -8,6 +8,7 @@ import pytest
 
 from jitney.drivers.box.fake import FakeBox
 from jitney.drivers.box.host import HostBox
+from jitney.ports.box import OverMemory
 from jitney.testing.conformance import box as suite
 from jitney.testing.conformance.box import BoxContract
 
@@ -21,6 +22,9 @@ class HostStage:
 
     def layers(self):
         return ()
+
+    def bounds_memory(self):
+        return False
 
     def is_alive(self, marker):
         found = [line for line in _command_lines() if marker in line]
@@ -39,6 +43,9 @@ class FakeStage:
 
     def layers(self):
         return ("/nowhere/base",)
+
+    def bounds_memory(self):
+        return True
 
     def is_alive(self, marker):
         return self._living > 0
@@ -80,6 +87,11 @@ class FakeStage:
             if not run.spec.binds[0].writable:
                 return 1
             run.put("/bound/note", "changed\n")
+        elif script == suite.EATS:
+            run.say("eating")
+            raise OverMemory(-9, run.spec.memory_mib)
+        elif script == suite.EATS_AND_GOES_ON:
+            run.say("over")
         return {suite.EXITS_3: 3, suite.ENDS_ITSELF: -9}.get(script, 0)
 
 

@@ -44,6 +44,9 @@ class FakeStage:
     def release(self):
         self.gate.set()
 
+    def is_there(self, image):
+        return True  # it is in memory
+
 
 class LocalStage:
     """Real uv where it works; a script in its place where it must fail or wait."""
@@ -76,6 +79,9 @@ class LocalStage:
 
     def release(self):
         self.fifo.write_text("go\n")
+
+    def is_there(self, image):
+        return all(map(os.path.isdir, (*image.layers, *image.mounts))) and os.access(image.python_path, os.X_OK)
 
 
 class TestFake(BuilderContract, ImagesContract):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
 import os
 import sys
 import time
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ from jitney.drivers.limits.cgroups.driver import CgroupLimiter
 from jitney.testing.conformance.limits import FORKED, HELD_MIB, LimitsContract, Program
 
 OTHER_UID = 1_000_000
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 NUMBERS = itertools.count()
 
 PRELUDE = """
@@ -155,6 +158,23 @@ def _spin(cpu_s: float) -> None:
         pass
 
 
+@contextmanager
+def _no_orphans_of_ours() -> Iterator[None]:
+    """Whoever loses its parent meanwhile goes to process 1, which collects it.
+
+    Other tests of this process may have made us adopt orphans, as workers do. As zombies that nobody collects they
+    would be counted in their group for ever.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = ctypes.c_int()
+    assert libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0) == 0
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        assert libc.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0) == 0
+
+
 def _hide(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     """As on a machine that lacks something: its hierarchy is not mounted, or its kernel is older."""
     real = probe._try
@@ -185,7 +205,8 @@ class TestCgroupLimits(LimitsContract):
             if not can.accounting:
                 pytest.skip(f"no control groups here: {can.why}")
             try:
-                yield stage
+                with _no_orphans_of_ours():
+                    yield stage
             finally:
                 await stage.limiter.close()
                 await stage.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
-import tarfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from tests.conformance.engines import engine, why_not
 from tests.conformance.kept import KeptStage, runs_in_its_layers, why_no_layers
 
 from jitney.drivers.runtime.forking import procfs
-from jitney.drivers.runtime.oci import OciRuntime, OciSettings, building
-from jitney.drivers.runtime.oci.engine import EngineClient, EngineError
+from jitney.drivers.runtime.oci import OciRuntime, OciSettings
 from jitney.testing.conformance.interactive import InteractiveContract
 from jitney.testing.conformance.runtime import RuntimeContract
 from jitney.testing.processes import open_stage
@@ -89,27 +86,3 @@ def test_an_image_of_layers_is_given_to_the_engine(make_stage, tmp_path):
             await runs_in_its_layers(stage, tmp_path)
 
     asyncio.run(main())
-
-
-def test_a_dockerfile_is_built_and_its_files_can_be_had(socket, tmp_path):
-    (tmp_path / "hello").write_text("hello")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder/inner").write_text("inner")
-
-    async def main():
-        client, lines = EngineClient(socket), []
-        text = "FROM scratch\nARG place\nCOPY hello /$place\nCOPY folder /folder\n"
-        try:
-            image = await building.build(client, text, tmp_path, build_args={"place": "there"}, on_line=lines.append)
-            data = b"".join([chunk async for chunk in building.export(client, image, f"jitney-export-{os.getpid()}")])
-            with pytest.raises(EngineError, match="no-such-file"):
-                await building.build(client, "FROM scratch\nCOPY no-such-file /\n", None, on_line=lines.append)
-        finally:
-            await client.close()
-        return data, lines
-
-    data, lines = asyncio.run(main())
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        found = {one.name: tar.extractfile(one).read() for one in tar if one.isreg()}
-    assert (found["there"], found["folder/inner"]) == (b"hello", b"inner")
-    assert [line for line in lines if "COPY hello" in line]

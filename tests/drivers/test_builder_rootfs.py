@@ -19,7 +19,9 @@ from jitney.drivers.box.fake import WALLED, FakeBox
 from jitney.drivers.box.host import HostBox
 from jitney.drivers.builder.local import LocalBuilder, Settings, disk
 from jitney.drivers.builder.local.interpreters import mounts_of, own_interpreter
+from jitney.drivers.dockerfiles.fake import FakeDockerfiles
 from jitney.errors import ImageBuildError, InvalidError, NotFoundError, StorageFullError, UnsupportedError
+from jitney.ports.box import OverMemory
 from jitney.ports.pulls import PulledImage
 from jitney.testing.wheels import make_wheel
 from jitney.values.images import (
@@ -81,6 +83,7 @@ class FolderPuller:
     def __init__(self, **images):
         self.images = images
         self.pulls = []
+        self.contents = []  # of archives that are the builder's own
         self.kept = None
 
     async def pull(self, reference, *, username="", password="", platform="", scope="", on_line):
@@ -90,8 +93,10 @@ class FolderPuller:
             raise NotFoundError(f"no image {reference}")
         return self.images[reference]
 
-    async def load(self, path, *, reference="", platform="", scope="", on_line):
-        return await self.pull(path, on_line=on_line)
+    async def load(self, path, *, reference="", platform="", scope="", is_own=False, on_line):
+        if is_own:
+            self.contents.append(await asyncio.to_thread(Path(path).read_bytes))
+        return await self.pull(os.path.basename(path) if is_own else path, on_line=on_line)
 
     async def remove_unused(self, keep):
         self.kept = set(keep)
@@ -285,6 +290,39 @@ def test_a_step_that_takes_too_long_is_named(stage):
         stage.build(RunCommands(commands=("hang",)), builder=stage.builder(settings=Settings(timeout_ms=1_000)))
     assert stage.box.running == 0
     assert not list(stage.images.glob("roots/*/fs-*"))[1:]
+
+
+def test_a_function_cannot_have_more_than_the_machine_gives_to_builds(stage):
+    settings = Settings(memory_mib=512, cpu_milli=1_500)
+    function = RunFunction(name="f", pickled=b"x", identity="f", memory_mib=4_096, cpu_milli=64_000)
+    stage.build(function, builder=stage.builder(settings=settings))
+    (run,) = [run for run in stage.box.runs if run.upper]
+    assert (run.memory_mib, run.cpu_milli) == (512, 1_500)
+
+
+def test_a_step_that_needs_too_much_memory_says_how_much_it_may_have(stage):
+    def eat(run):
+        run.say("cc1plus is at it")
+        raise OverMemory(-9, run.spec.memory_mib)
+
+    stage.machine.at_run["eat"] = eat
+    with pytest.raises(ImageBuildError) as raised:
+        stage.build(RunCommands(commands=("eat",)), builder=stage.builder(settings=Settings(memory_mib=1_536)))
+    assert "step 4 of 4 (run eat) needed more than the 1,536 MiB of memory" in raised.value.message
+    assert "cc1plus is at it" in raised.value.message
+    assert "build_memory_mib" in raised.value.hint
+    assert not list(stage.images.glob("roots/*/fs-*"))
+
+
+def test_where_builds_have_no_network_a_failing_command_says_so(stage):
+    capabilities = msgspec.structs.replace(WALLED, network=False, no_network="no TUN device; load the module tun")
+    box = FakeBox(stage.machine.run, capabilities=capabilities)
+    with pytest.raises(ImageBuildError) as raised:
+        stage.build(RunCommands(commands=("fail to fetch",)), builder=stage.builder(box))
+    assert "have no network on this machine: no TUN device; load the module tun" in raised.value.hint
+    with pytest.raises(ImageBuildError) as raised:
+        stage.build(RunCommands(commands=("fail to fetch",)))
+    assert "network" not in raised.value.hint
 
 
 def test_a_wall_that_cannot_be_made_is_told(stage):
@@ -734,11 +772,98 @@ def test_without_root_file_systems_root_steps_are_refused_before_anything(stage,
         assert "namespaces" in raised.value.hint
 
 
-def test_a_dockerfile_names_the_runtime_that_builds_it(stage):
+DOCKERFILE = Dockerfile(text="FROM x AS y\nFROM y\n", context_id=SOURCE, why="line 2: it has several stages")
+
+
+def test_a_dockerfile_without_an_engine_says_why_it_needs_one_and_what_would_help(stage):
     with pytest.raises(UnsupportedError) as raised:
-        stage.builder().plan(stage.spec(base=Dockerfile(text="FROM x", why="ONBUILD is an engine's")))
-    assert "ONBUILD" in raised.value.message
-    assert "oci" in raised.value.hint
+        stage.builder().plan(stage.spec(base=DOCKERFILE))
+    assert "several stages" in raised.value.message
+    assert "from_registry" in raised.value.hint
+    nobody = FakeDockerfiles(why=("no socket of an engine was found", "install Podman"))
+    with pytest.raises(UnsupportedError, match="no socket of an engine") as raised:
+        stage.builder(dockerfiles=nobody).plan(stage.spec(base=DOCKERFILE))
+    assert raised.value.hint == "install Podman"
+    with pytest.raises(UnsupportedError):
+        stage.build(base=DOCKERFILE, builder=stage.builder(dockerfiles=nobody))
+    assert not nobody.orders
+
+
+def test_a_dockerfile_is_built_once_by_an_engine_and_layers_go_on_top(stage):
+    stage.puller.images["image.tar"] = stage.pulled(stage.base, env={"A": "b"})
+    engine = FakeDockerfiles(b"an archive", lines=("STEP 1/2", "STEP 2/2"))
+    builder = stage.builder(dockerfiles=engine, settings=Settings(memory_mib=512, cpu_milli=1_500))
+    image = stage.build(RunCommands(commands=("touch /one",)), base=DOCKERFILE, builder=builder)
+    assert (image.layers[0], image.env["A"]) == (str(stage.base), "b")
+    assert [line for *_, line in stage.told[:3]] == ["", "STEP 1/2", "STEP 2/2"]
+    (order,) = engine.orders
+    assert order.base == DOCKERFILE
+    assert order.context == stage.folder / "sources" / SOURCE
+    assert (order.memory_mib, order.cpu_milli, order.force) == (512, 1_500, False)
+    assert stage.puller.contents == [b"an archive"]
+    assert not list(stage.images.glob("steps/*"))
+    stage.build(RunCommands(commands=("touch /two",)), base=DOCKERFILE, builder=builder)
+    assert len(engine.orders) == 1
+    stage.build(base=DOCKERFILE, builder=builder, force_build=True)
+    assert engine.orders[-1].force
+
+
+def test_a_dockerfile_that_fails_is_told_with_its_step_and_leaves_nothing(stage):
+    engine = FakeDockerfiles(lines=("STEP 2/2: RUN false",), fails=True)
+    builder = stage.builder(dockerfiles=engine)
+    for _ in range(2):  # it is not remembered
+        with pytest.raises(ImageBuildError, match=r"step 1 of 3 \(from a Dockerfile\): .*\n.*RUN false"):
+            stage.build(base=DOCKERFILE, builder=builder)
+    assert len(engine.orders) == 2
+    assert not list(stage.images.glob("steps/*"))
+    assert not list(stage.images.glob("roots/*/fs-*"))
+
+
+def test_a_hostile_archive_of_an_engine_is_refused(stage):
+    """What an engine gives was made by a tenant's commands."""
+
+    async def refuse(path, **options):
+        raise InvalidError("a layer is refused: '../x' leads out")
+
+    stage.puller.load = refuse
+    with pytest.raises(InvalidError, match="leads out"):
+        stage.build(base=DOCKERFILE, builder=stage.builder(dockerfiles=FakeDockerfiles(b"x")))
+    assert not list(stage.images.glob("steps/*"))
+    assert not list(stage.images.glob("im-*/image.json"))
+
+
+def test_two_builds_of_a_dockerfile_at_once_are_one(stage):
+    stage.puller.images["image.tar"] = stage.pulled(stage.base)
+
+    async def both():
+        engine = FakeDockerfiles(b"x", gate=asyncio.Event())
+        builder = stage.builder(dockerfiles=engine)
+        heard = asyncio.Event()
+        first = asyncio.create_task(builder.build(stage.spec(base=DOCKERFILE), lambda *_: heard.set()))
+        await heard.wait()
+        second = asyncio.create_task(builder.build(stage.spec(base=DOCKERFILE), lambda *_: None))
+        await asyncio.sleep(0)
+        engine.gate.set()
+        images = await asyncio.gather(first, second)
+        return images, engine.orders
+
+    images, orders = asyncio.run(both())
+    assert len(orders) == 1
+    assert images[0].layers == images[1].layers
+
+
+def test_secrets_of_a_dockerfile_are_refused_as_they_would_stay_in_the_image(stage):
+    base = msgspec.structs.replace(DOCKERFILE, secrets={"TOKEN": "s3cr3t"})
+    with pytest.raises(UnsupportedError, match="would stay in the image"):
+        stage.builder(dockerfiles=FakeDockerfiles()).plan(stage.spec(base=base))
+
+
+def test_a_dockerfile_needs_root_file_systems_and_somebody_who_loads_archives(stage):
+    engine = FakeDockerfiles()
+    with pytest.raises(UnsupportedError, match="cannot be made on this runtime"):
+        stage.builder(HostBox(), dockerfiles=engine).plan(stage.spec(base=DOCKERFILE))
+    with pytest.raises(UnsupportedError, match="pulls no images"):
+        stage.builder(dockerfiles=engine, puller=None).plan(stage.spec(base=DOCKERFILE))
 
 
 def test_debian_slim_of_a_registry_is_pulled_once(stage):

@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from jitney.drivers.runtime.namespaces import disk
-from jitney.drivers.runtime.namespaces.disk import DiskWatch, used_kib
+from jitney.drivers.runtime.namespaces.disk import DiskWatch, removed_kib, used_kib
 
 
 def test_blocks_are_counted_once_and_links_not_followed(tmp_path):
@@ -30,6 +30,39 @@ def test_counting_stops_when_it_is_enough(tmp_path):
 
 def test_a_folder_that_is_gone_has_nothing(tmp_path):
     assert used_kib(str(tmp_path / "none"), 1) == 0
+
+
+def test_files_that_were_removed_and_are_open_count_and_memory_does_not(tmp_path):
+    with open(tmp_path / "removed", "wb") as file, open(tmp_path / "there", "wb") as there:
+        again = os.dup(file.fileno())
+        memory = os.memfd_create("x")
+        for one in (file.fileno(), there.fileno(), memory):
+            os.write(one, b"x" * 100_000)
+        here, spared = [os.getpid()], disk.devices_in_memory(os.getpid())
+        before = removed_kib(here, spared)
+        os.unlink(tmp_path / "removed")
+        assert 98 <= removed_kib(here, spared) - before <= 140
+        assert removed_kib(here, ()) - removed_kib(here, spared) >= 98
+        assert removed_kib([], spared) == 0
+        os.close(again)
+        os.close(memory)
+
+
+def test_a_container_that_hides_a_file_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "LOOK_S", 0.001)
+
+    async def main(folder):
+        told = asyncio.get_running_loop().create_future()
+        watch = DiskWatch(lambda name, used: told.set_result((name, used)))
+        watch.watch("hides", folder, 5_000, os.getpid())
+        assert await asyncio.wait_for(told, 10) >= ("hides", 5_000)
+        watch.close()
+
+    with open(tmp_path / "removed", "wb") as file:
+        file.write(b"x" * 10_000_000)
+        file.flush()
+        os.unlink(tmp_path / "removed")
+        asyncio.run(main(str(tmp_path)))
 
 
 def test_one_that_passes_its_limit_is_told_of_once(tmp_path, monkeypatch):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import socket
+import tarfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,13 +16,16 @@ import pytest
 from aiohttp import web
 
 from jitney.drivers.runtime.kept.keeper import BoxFailed
-from jitney.drivers.runtime.oci import building
+from jitney.drivers.runtime.oci import OciDockerfiles, building
 from jitney.drivers.runtime.oci.driver import OciBoxes, OciRuntime, OciSettings
 from jitney.drivers.runtime.oci.engine import EngineClient, EngineError
+from jitney.errors import ImageBuildError, StorageFullError, UnsupportedError
+from jitney.ports.dockerfiles import DockerfileOrder
 from jitney.ports.runtime import TemplateFailed
 from jitney.runner.failures import decode_failure
 from jitney.testing.processes import ProcessStage
 from jitney.values.containers import TemplateSpec
+from jitney.values.images import Dockerfile
 from jitney.values.isolation import Isolation
 from jitney.values.network import NetworkPolicy
 from jitney.wire.home import Home
@@ -407,11 +413,95 @@ def test_nonsense_is_an_error(tmp_path, body):
 def test_a_build_that_fails_says_its_step(tmp_path):
     async def scene(stage):
         stage.engine.answers["POST /build"] = (200, {"error": "RUN false returned 1"})
-        async with client_of(stage) as client:
-            with pytest.raises(EngineError, match="RUN false"):
-                await building.build(client, "FROM scratch", None, on_line=print)
+        with pytest.raises(ImageBuildError, match="RUN false"):
+            await builds(stage).build(order(), tmp_path / "image.tar", print)
+        assert stage.engine.asked[-1].startswith("DELETE /images/localhost")
 
     play(tmp_path, scene)
+
+
+def test_an_engine_without_room_is_told(tmp_path):
+    async def scene(stage):
+        stage.engine.answers["POST /build"] = (200, {"error": "write /x: no space left on device"})
+        with pytest.raises(StorageFullError, match="where the engine builds"):
+            await builds(stage).build(order(), tmp_path / "image.tar", print)
+
+    play(tmp_path, scene)
+
+
+def test_an_engine_that_goes_away_in_mid_build_is_told(tmp_path):
+    async def scene(stage):
+        stage.engine.answers["POST /build"] = (500, {"message": "the engine is going down"})
+        with pytest.raises(ImageBuildError, match="going down"):
+            await builds(stage).build(order(), tmp_path / "image.tar", print)
+
+    play(tmp_path, scene)
+
+
+def test_without_an_engine_it_says_so_before_anything(tmp_path):
+    nobody = OciDockerfiles({}, owner="me", socket=str(tmp_path / "no.sock"))
+    assert "missing" in nobody.why_not()[0]
+    with pytest.raises(UnsupportedError, match="missing"):
+        asyncio.run(nobody.build(order(), tmp_path / "image.tar", print))
+    assert OciDockerfiles({"DOCKER_HOST": "tcp://1.2.3.4:1"}, owner="me").why_not()[0]
+
+
+def test_a_build_is_asked_for_with_its_limits_and_arguments():
+    wanted = order(build_args={"A": "1"}, force=True, memory_mib=512, cpu_milli=1500)
+    query = building.render_query(wanted, "name:tag", "me")
+    assert json.loads(query["buildargs"]) == {"A": "1"}
+    assert json.loads(query["labels"]) == {building.LABEL: "me"}
+    assert (query["memory"], query["memswap"]) == (str(512 << 20),) * 2
+    assert int(query["cpuquota"]) / int(query["cpuperiod"]) == 1.5
+    assert (query["nocache"], query["t"]) == ("1", "name:tag")
+    plain = building.render_query(order(), "name:tag", "me")
+    assert not {"nocache", "memory", "cpuquota"} & plain.keys()
+
+
+@pytest.mark.parametrize(
+    "text, host",
+    [
+        ("FROM debian", building.DOCKER_HUB_KEY),
+        ("FROM r.example/a AS b\nFROM debian\nCOPY --from=b / /\nFROM b", "r.example"),
+        ("ARG BASE=x\nFROM $BASE", building.DOCKER_HUB_KEY),
+        ("FROM scratch", building.DOCKER_HUB_KEY),
+    ],
+)
+def test_credentials_are_for_the_private_registry_alone(text, host):
+    header = building.render_credentials(order(text, username="me", password="s3cr3t"))["X-Registry-Config"]
+    assert json.loads(base64.urlsafe_b64decode(header)) == {host: {"username": "me", "password": "s3cr3t"}}
+    assert building.render_credentials(order(text)) == {}
+
+
+def test_credentials_for_one_of_two_registries_are_refused():
+    with pytest.raises(UnsupportedError, match=r"a\.example, b\.example"):
+        building.render_credentials(order("FROM a.example/x\nFROM b.example/y", password="s3cr3t"))
+
+
+def test_secrets_are_refused_as_an_engine_would_keep_them():
+    with pytest.raises(UnsupportedError, match="stay in the image"):
+        building.refuse(order(secrets={"TOKEN": "s3cr3t"}))
+
+
+def test_a_context_cannot_put_another_dockerfile_in_the_place_of_ours(tmp_path):
+    (tmp_path / building.FILE).write_text("FROM evil")
+    (tmp_path / "file").write_text("text")
+
+    async def read():
+        return b"".join([chunk async for chunk in building.context_of(order("FROM good", context=tmp_path))])
+
+    with tarfile.open(fileobj=io.BytesIO(asyncio.run(read()))) as found:
+        assert found.getnames() == [building.FILE, "file"]
+        assert found.extractfile(building.FILE).read() == b"FROM good"
+
+
+def order(text="FROM scratch", *, context=None, force=False, memory_mib=None, cpu_milli=None, **fields):
+    base = Dockerfile(text=text, **fields)
+    return DockerfileOrder(base=base, context=context, force=force, memory_mib=memory_mib, cpu_milli=cpu_milli)
+
+
+def builds(stage):
+    return OciDockerfiles({}, owner="me", socket=stage.path)
 
 
 def test_removing_what_is_not_there_is_no_error(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney.drivers.pulls.oci import OciPuller, PullSettings
+from jitney.drivers.pulls.oci import OciPuller, PullSettings, archives
 from jitney.errors import (
     ImageBuildError,
     InvalidError,
@@ -239,6 +239,53 @@ def test_only_from_where_it_is_allowed(tmp_path):
     assert load(tmp_path, tmp_path / "allowed" / "copy", settings=settings).layers
     with pytest.raises(InvalidError, match="not an absolute path"):
         load(tmp_path, "layout")
+
+
+def test_what_is_elsewhere_is_refused_whether_it_is_there_or_not(tmp_path):
+    settings = PullSettings(archives=(str(tmp_path / "allowed"),))
+    layout(tmp_path)
+    answers = set()
+    for name in ("layout", "nowhere"):
+        with pytest.raises(PermissionDeniedError) as caught:
+            load(tmp_path, tmp_path / name, settings=settings)
+        answers.add((caught.value.message.replace(name, "X"), caught.value.hint))
+    assert len(answers) == 1
+
+
+def test_where_no_folder_is_named_nothing_can_be_loaded_but_what_is_our_own(tmp_path):
+    path = layout(tmp_path)
+    with pytest.raises(PermissionDeniedError, match="in no folder") as caught:
+        load(tmp_path, path, settings=PullSettings(archives=()))
+    assert "`archives`" in caught.value.hint
+    assert load(tmp_path, path, settings=PullSettings(archives=()), is_own=True).layers
+
+
+def test_what_belongs_to_the_user_can_be_loaded_and_what_is_the_servers_cannot(tmp_path):
+    home = tmp_path / "home"
+    settings = PullSettings(archives=(), archives_of_user=True, kept_out=(str(home),))
+    path = layout(tmp_path)
+    assert load(tmp_path, path, settings=settings).layers
+    shutil.copytree(path, home / "images" / "layout")
+    (tmp_path / "link").symlink_to(home / "images" / "layout")
+    for place in (home / "images" / "layout", tmp_path / "link", tmp_path / "home" / ".." / "home" / "token"):
+        with pytest.raises(PermissionDeniedError, match="server's own folder"):
+            load(tmp_path, place, settings=settings)
+    with pytest.raises(InvalidError, match="No such file"):
+        load(tmp_path, tmp_path / "nowhere", settings=settings)
+    # A folder that is named is allowed, wherever it is.
+    named = PullSettings(archives=(str(home / "images"),), archives_of_user=True, kept_out=(str(home),))
+    assert load(tmp_path, home / "images" / "layout", settings=named).layers
+
+
+def test_files_of_other_users_are_not_for_whoever_names_them(tmp_path):
+    path = layout(tmp_path)
+    settings = PullSettings(archives=(), archives_of_user=True)
+    assert archives.allowed(str(path), settings, uid=os.geteuid()) == str(path)
+    with pytest.raises(PermissionDeniedError, match="another user"):
+        archives.allowed(str(path), settings, uid=os.geteuid() + 1)
+    for odd in ("relative", "", "/a\0b"):
+        with pytest.raises(InvalidError):
+            archives.allowed(odd, settings, uid=0)
 
 
 # ------------------------------------------------------------------------------------------------- zstd

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 import pytest
 
 from jitney.drivers.walls.probe import probe
-from jitney.errors import JitneyError
+from jitney.errors import JitneyError, StartupError
 
 WHY_NOT = probe().why
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(WHY_NOT), reason=f"no walls here: {WHY_NOT}")]
@@ -61,6 +62,47 @@ def test_a_snapshot_is_shared_and_what_comes_after_is_not(program):
     assert woken != woken_again
 
 
+def test_a_snapshot_over_the_limit_of_its_class_fails_with_its_figures(program):
+    with pytest.raises(StartupError, match=r"out of memory at .* over its limit of 128 MiB"):
+        program.Greedy().who.remote()
+    assert program.note.remote()[0] == "built", "others are unhurt"
+
+
 def test_large_values_go_in_and_out(program):
     data = bytes(range(256)) * 20_000
     assert program.large.remote(data) == data[::-1]
+
+
+IMPORTS = """
+    import jitney
+
+    app = jitney.App("imports")
+    if __file__.startswith("/root/"):  # behind the wall
+        {code}
+
+    @app.function(startup_timeout=5, cpu=0.1, memory=64)
+    def never():
+        return 1
+
+    @app.local_entrypoint()
+    def main():
+        never.remote()
+"""
+EATS = "kept = [bytearray(b'x') * 1_000_000 for _ in range(4_000)]"
+HANGS = "__import__('time').sleep(600)"
+CRASHES = "__import__('os').kill(__import__('os').getpid(), 11)"
+SAID = {
+    EATS: r"out of memory at \d+ MiB, over its limit of 200 MiB.*template_limit_mib",
+    HANGS: "was not ready within its startup_timeout of 5 s",
+    CRASHES: "SIGSEGV",
+}
+
+
+def test_imports_that_never_end_well_fail_their_calls_and_nothing_else(lone):
+    lone.environment |= {"JITNEY_RUNTIME": RUNTIME, "JITNEY_TEMPLATE_LIMIT_MIB": "200"}
+    for code, said in SAID.items():
+        lone.write("imports.py", IMPORTS.format(code=code))
+        err = lone.jitney("run", "imports.py", code=5).err
+        assert re.search(said, err), err
+    lone.write("imports.py", IMPORTS.format(code="pass"))
+    lone.jitney("run", "imports.py")

@@ -19,6 +19,7 @@ from tests.escape.outside import outside
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 RUN_S = 240
 MEMORY_LIMIT_MIB = 512
+DISK_LIMIT_MIB = 256
 
 # In some tiers the containers of one module share a wall: then the neighbour is of another module.
 SHARED = ("oci", "gvisor")
@@ -50,7 +51,8 @@ PROGRAM = """
 
     image = jitney.Image.debian_slim().add_local_python_source({modules})
 
-    @app.function(image=image, memory=(128, {memory}), timeout={timeout}, single_use_containers=True)
+    @app.function(image=image, memory=(128, {memory}), timeout={timeout}, ephemeral_disk={disk},
+                  single_use_containers=True)
     def attack(tier, told, names):
         from jitney.runner import state
         from jitney.testing.probes import run, targets
@@ -85,7 +87,7 @@ PROGRAM = """
                 try:
                     found["results"] += attack.remote(tier, known.to_json(), [one.name])["results"]
                 except Exception as error:
-                    verdict = "limited" if "out of memory" in str(error) else "skipped"
+                    verdict = "limited" if "out of memory" in str(error) or "out of disk" in str(error) else "skipped"
                     found["results"].append({{"name": one.name, "verdict": verdict, "detail": str(error)}})
         beside.close()
         for path, _ in files:
@@ -99,21 +101,22 @@ PROGRAM = """
 PROVES_NOTHING_WITHOUT = {"resources.": "a limit", "network.control_plane": "an address", "kernel.thirty_two": "x86"}
 
 
+# What `jitney doctor` calls a limit, and what the probes do. gVisor's are not of control groups.
+LIMITS = {"memory": ("memory", "shared memory"), "processes": ("processes",), "disk": ("disk",)}
+OWN_LIMITS = ("gvisor",)
+
+
 def tier_in_force(platform):
     """The tier that `jitney doctor` says is in force, or why there is none; and the limits that hold."""
     findings = platform.jitney("doctor", "--json", code=None).json()
-    listed = findings["findings"] if isinstance(findings, dict) else findings
-    text = " ".join(str(value) for one in listed if one.get("id") == "runtime" for value in one.values())
-    found = re.search(r"tier in force: (\w+)", text)
-    limits = ["files"]
-    for word, names in (
-        ("memory", ["memory", "shared memory"]),
-        ("process", ["processes"]),
-        ("disk", ["disk"]),
-    ):
-        if re.search(rf"{word} limits are enforced", text):
-            limits += names
-    return (found[1] if found else ""), text, tuple(limits)
+    said = {one["id"]: one for one in findings}
+    runtime, groups = said["runtime"], said["cgroups"]["what"]
+    if "it cannot be had" in runtime["why"]:
+        return "", runtime["why"], ()
+    tier = re.search(r"tier in force: (\w+)", runtime["what"])[1]
+    held = ", ".join(re.findall(r"([\w, ]+) limits are enforced", groups)) if tier not in OWN_LIMITS else ""
+    names = [name for word, names in LIMITS.items() if word in held for name in names]
+    return tier, runtime["what"], ("files", *names)
 
 
 @pytest.fixture(params=registry.names("runtime"))
@@ -139,7 +142,8 @@ def test_every_probe_finds_what_its_tier_promises(walled, tmp_path):
     if tier in SHARED:
         platform.write("beside.py", NEIGHBOUR)
         neighbour, modules = "import os\n    import jitney\n    from beside import app, neighbour", "'beside'"
-    filled = PROGRAM.format(memory=MEMORY_LIMIT_MIB, timeout=RUN_S, neighbour=neighbour, modules=modules)
+    bounds = {"memory": MEMORY_LIMIT_MIB, "disk": DISK_LIMIT_MIB, "timeout": RUN_S}
+    filled = PROGRAM.format(neighbour=neighbour, modules=modules, **bounds)
     platform.write("attack.py", filled)
     platform.home.root.mkdir(parents=True, exist_ok=True)
     told, report = tmp_path / "told.json", tmp_path / "report.json"

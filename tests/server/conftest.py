@@ -28,8 +28,8 @@ class Wire:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def send(self, message: m.Message) -> None:
-        self.writer.write(codec.encode_frame(message))
+    async def send(self, *messages: m.Message) -> None:
+        self.writer.write(b"".join(map(codec.encode_frame, messages)))
         await self.writer.drain()
 
     async def receive(self) -> m.FromServer | None:

@@ -39,7 +39,7 @@ def new_exec_id() -> str:
 
 async def hold(launch) -> int:
     """What a runner does in a container that is held: it says that it is ready, and waits to be told to end."""
-    assert launch.config["hold"] is True
+    assert launch.config["hold"] is launch.is_held is True
     reader, writer = await asyncio.open_unix_connection(str(launch.config["runner_socket"]))
     try:
         writer.write(protocol.pack_json(protocol.HELLO, {"container": launch.container_id, "token": launch.token}))

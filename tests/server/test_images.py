@@ -102,6 +102,24 @@ def test_images_are_removed_by_id_or_name_unless_functions_have_them(serve):
     serve(play, answers, in_use=[OTHER])
 
 
+def test_a_worker_for_which_it_is_time_is_told_what_functions_have(serve):
+    async def play(images, node):
+        images.built[ONE] = object()
+        await images.collect_due(wm.CollectionDue(keep_ms=7))
+        assert node.asked == [wm.CollectImages(keep_ms=7, in_use=(OTHER,))]
+        assert ONE not in images.built
+
+    serve(play, {wm.CollectImages: {"collected": Collected(images=(ONE,), freed_bytes=5)}}, in_use=[OTHER])
+
+
+def test_a_collection_that_fails_is_told_and_ends_nothing(serve, caplog):
+    async def play(images, node):
+        await images.collect_due(wm.CollectionDue(keep_ms=7))
+        assert "the disk has gone" in caplog.text
+
+    serve(play, {wm.CollectImages: {"code": "internal", "message": "the disk has gone"}})
+
+
 def test_numbers_out_of_their_bounds_are_refused(serve):
     async def play(images, node):
         with pytest.raises(InvalidError):

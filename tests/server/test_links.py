@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -162,6 +163,22 @@ def test_calls_of_what_is_not_there_are_refused_for_good(folder):
                 assert refused.retry_after_ms == 0
             for ignored in (m.Credit(CALL, 5), m.CancelCall(CALL), m.EndInputs(CALL, 3), m.CancelRequest(9)):
                 await wire.send(ignored)
+            assert isinstance(await wire.ask("server.status", Empty()), m.Answer)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("method", ["worker.attach", "server.status"])
+def test_a_request_that_is_cancelled_before_it_begins_is_answered(folder, method):
+    async def main():
+        async with serving(folder) as (_, connect):
+            wire = await connect()
+            await wire.hello()
+            await wire.send(m.Request(7, method, msgspec.msgpack.encode({})), m.CancelRequest(7))
+            answer = await wire.receive()
+            assert isinstance(answer, m.Failed)
+            assert (answer.id, answer.code) == (7, "cancelled")
+            await wire.send(m.CancelRequest(7))  # of which nothing is left
             assert isinstance(await wire.ask("server.status", Empty()), m.Answer)
 
     asyncio.run(main())

@@ -112,7 +112,13 @@ def test_a_snapshot_is_of_a_class_with_its_parameters_and_variables():
             qualname="Model", parameters=b"p", env=(("A", "1"), ("B", "2")), timeout_ms=9_000
         )
 
+    def is_bounded(stage):
+        resources = Resources(memory_mib=64, memory_limit_mib=128)
+        template = stage.launch(snapshot=True, resources=resources, **spec, **ONE).template
+        assert template.snapshot.memory_limit_mib == 128
+
     play(act)
+    play(is_bounded)
     play(lambda stage: _has_none(stage.launch(snapshot=False, **spec, **ONE)))
     play(lambda stage: _has_none(stage.launch(snapshot=True, **ONE)))  # a function
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 
+import msgspec
 import pytest
 
 from jitney.ports.runtime import ContainerHandle, TemplateFacts
@@ -14,7 +15,7 @@ from jitney.values.images import BuiltImage, ImageSpec
 from jitney.wire.messages import workers
 from jitney.worker import events
 from jitney.worker.pool import AHEAD_MS_MAX, IDLE_MS, RETRY_MS, TemplatePool, Warmth
-from jitney.worker.state import ORPHAN_MS, SHUTDOWN_GRACE_MS, STARTS_MAX, WorkerState
+from jitney.worker.state import HELD_GRACE_MS, HELD_MS, ORPHAN_MS, SHUTDOWN_GRACE_MS, STARTS_MAX, WorkerState
 
 A = TemplateSpec(image_id="im-a", source_id="so-a", module="a")
 B = TemplateSpec(image_id="im-b")
@@ -227,6 +228,29 @@ def test_without_a_server_everything_ends_after_five_minutes(warm):
     assert warm.handle(events.Tick(), 3_000 + ORPHAN_MS) == [events.SignalContainer(handle("c1"), signal.SIGTERM)]
     todo = warm.handle(events.ContainerGone("c1", Exit(signal=15)), 3_001 + ORPHAN_MS)
     assert todo[-2:] == [events.CloseTemplate(A), events.Quit()]
+
+
+def test_a_held_container_ends_soon_without_a_server_and_others_go_on(warm):
+    held = msgspec.structs.replace(launch("c2", B), is_held=True)
+    waits = msgspec.structs.replace(launch("c3", TemplateSpec(image_id="im-c")), is_held=True)
+    warm.handle(workers.StartContainer(launch=held), 100)
+    warm.handle(events.TemplateOpened(B), 100)
+    warm.handle(events.ContainerUp(handle("c2")), 100)
+    warm.handle(workers.StartContainer(launch=waits), 100)
+    warm.handle(events.LinkLost(), 1_000)
+    warm.handle(events.LinkRestored(), 1_000 + HELD_MS - 1)
+    assert warm.handle(events.Tick(), 1_000 + HELD_MS) == [], "its server is back"
+    warm.handle(events.LinkLost(), 20_000)
+    assert warm.next_deadline_ms() == 20_000 + HELD_MS
+    assert warm.handle(events.Tick(), 20_000 + HELD_MS - 1) == []
+    todo = warm.handle(events.Tick(), 20_000 + HELD_MS)
+    assert events.SignalContainer(handle("c2"), signal.SIGTERM) in todo
+    assert exited(todo) == ["c3"]
+    assert events.SignalContainer(handle("c1"), signal.SIGTERM) not in todo
+    assert warm.next_deadline_ms() == 20_000 + HELD_MS + HELD_GRACE_MS
+    assert events.DestroyContainer(handle("c2")) in warm.handle(events.Tick(), 20_000 + HELD_MS + HELD_GRACE_MS)
+    warm.handle(events.ContainerGone("c2", Exit(signal=9)), 30_000)
+    assert warm.next_deadline_ms() == 20_000 + ORPHAN_MS
 
 
 def test_shutdown_ends_everything_then_quits_once(warm):

@@ -149,6 +149,7 @@ class App:
             outbound_domain_allowlist: its containers reach these names (and addresses) only, such as "*.example.com".
             isolation: the lowest tier of isolation that it may run at: "process", "oci", "namespaces" or "gvisor".
             enable_memory_snapshot: `@jitney.enter(snap=True)` methods of a class run once for all its containers.
+            experimental_options: {"enable_checkpoint": True} restores containers of a module that cannot be forked.
             env: environment variables of its containers.
             include_source: ship the file or package that it is defined in; default: as the app.
             single_use_containers: a fresh container for each input.

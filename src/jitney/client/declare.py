@@ -115,6 +115,7 @@ class Declaration:
             isolation=self.options.isolation,
             network=self.options.network,
             snapshot=self.has_snapshot,
+            checkpoint=self.options.checkpoint,
             versions=versions(),
         )
 

@@ -96,7 +96,6 @@ class _Unsupported(TypedDict, total=False):
     proxy: Any
     restrict_modal_access: Any
     i6pn: Any
-    experimental_options: Any
 
 
 class _Declared(_Variable, _Unsupported, total=False):
@@ -106,6 +105,7 @@ class _Declared(_Variable, _Unsupported, total=False):
     single_use_containers: bool
     ephemeral_disk: int | None
     enable_memory_snapshot: bool
+    experimental_options: Mapping[str, Any] | None
     isolation: str | None
     block_network: bool
     outbound_cidr_allowlist: Sequence[str] | None
@@ -153,9 +153,10 @@ REASONS = {
     "proxy": "containers use the machine's network",
     "restrict_modal_access": "a container can call functions of its own app",
     "i6pn": "containers use the machine's network",
-    "experimental_options": "it has none",
     "schedule": "start the function from cron or a systemd timer with `jitney run`",
 }
+
+CHECKPOINT_EXPERIMENTS = ("enable_checkpoint", "enable_gpu_snapshot")
 
 RENAMED = {
     "keep_warm": "min_containers",
@@ -186,6 +187,7 @@ class Declared(NamedTuple):
     env: dict[str, str]
     single_use: bool
     snapshot: bool
+    checkpoint: bool
     isolation: Isolation | None
     network: NetworkPolicy
 
@@ -221,6 +223,7 @@ def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping
         env=_env(options.get("env")) or {},
         single_use=bool(options.get("single_use_containers")),
         snapshot=bool(options.get("enable_memory_snapshot")),
+        checkpoint=_checkpoint(options.get("experimental_options")),
         isolation=isolation(options.get("isolation")),
         network=_network(
             options.get("block_network"),
@@ -334,6 +337,27 @@ def isolation(given: str | None) -> Isolation | None:
         raise InvalidError(
             f"isolation={given!r} is no tier of isolation", hint=f"there is {tiers}, each stronger than the one before"
         ) from None
+
+
+def _checkpoint(experiments: Mapping[str, Any] | None) -> bool:
+    """Whether containers may be restored from checkpoints, by either name of that experiment.
+
+    Raises:
+        InvalidError: the options are no mapping.
+        UnsupportedError: an experiment that this version does not have.
+    """
+    if not experiments:
+        return False
+    if not isinstance(experiments, Mapping):
+        raise InvalidError(f"experimental_options must map names to values, and is {experiments!r}")
+    wanted = {str(name) for name, value in experiments.items() if value}
+    unknown = sorted(wanted - set(CHECKPOINT_EXPERIMENTS))
+    if unknown:
+        raise UnsupportedError(
+            f"experimental_options={{{unknown[0]!r}: ...}} is not supported by this version",
+            hint=f"there is {', '.join(CHECKPOINT_EXPERIMENTS)}",
+        )
+    return bool(wanted)
 
 
 def _need_int(name: str, value: object) -> None:

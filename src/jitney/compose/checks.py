@@ -352,6 +352,7 @@ CHECKS: dict[str, Callable[[Home, Config], Finding]] = {
     "runtime": tier_checks.runtime,
     "cgroups": tier_checks.control_groups,
     "network": tier_checks.network,
+    "checkpoints": tier_checks.checkpoints,
     "base": tier_checks.base,
     "limits": limits,
     "clock": clock,

@@ -31,6 +31,7 @@ WHERE = {
     "JITNEY_TOKEN": "The token for it, instead of that of the folder.",
 }
 DAY_MS = 24 * 3_600_000
+OWN_ARCHIVES = "own"
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
@@ -117,6 +118,26 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "Those on this machine are anyway."
         ),
     ] = ""
+    archives: Annotated[
+        str,
+        Meta(
+            description="Where `Image.from_oci` may load images from on the worker's machine: folders, with `:` "
+            "between. `own` stands for all that belongs to the worker's user and is not in the server's folder; where "
+            "the server's policy (`isolation`) asks for more than `process`, for nothing. Empty is nowhere."
+        ),
+    ] = "own"
+    build_memory_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Memory that a step of an image build may have, where control groups can hold it to that. "
+            "In MiB; 0 is three quarters of the machine's.",
+        ),
+    ] = 0
+    build_cpus: Annotated[
+        float,
+        Meta(ge=0, description="CPUs that a step of an image build may have; 0 is all of the machine's."),
+    ] = 0.0
     build_timeout_ms: Annotated[
         int, Meta(ge=1_000, le=DAY_MS, description="A build of an image that takes longer is ended. In ms.")
     ] = 3_600_000
@@ -166,6 +187,22 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "save the least time for their size are stopped. In MiB; 0 is a quarter of the machine's.",
         ),
     ] = 0
+    template_limit_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="With `runtime = namespaces`: memory that one template may take as it imports a module, before "
+            "there is a container whose limit counts. In MiB; 0 is three quarters of the machine's.",
+        ),
+    ] = 0
+    checkpoints_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="With `runtime = process`: what all checkpoints of containers may take on the disk. When they "
+            "take more, those go that were used longest ago. In MiB; 0 makes none.",
+        ),
+    ] = 8_192
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -304,7 +341,19 @@ def check(config: Config) -> list[Problem]:
                 message=f"index_url = {url!r}: not an address; it begins with https://, http:// or file://",
             )
         )
+    problems += _check_archives(config)
     return problems
+
+
+def _check_archives(config: Config) -> list[Problem]:
+    return [
+        Problem(
+            where=config.origins.get("worker.archives", "default"),
+            message=f"archives: {word!r} is no folder; it begins with '/'",
+        )
+        for word in config.worker.archives.split(":")
+        if word not in ("", OWN_ARCHIVES) and not word.startswith("/")
+    ]
 
 
 def near(name: str, known: list[str]) -> str:

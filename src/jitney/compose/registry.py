@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from jitney.compose import tiers
 from jitney.errors import InvalidError
+from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
 
 if TYPE_CHECKING:
     from jitney.compose.config import ServerConfig, WorkerConfig
+    from jitney.drivers.builder.local import Settings
     from jitney.ports.box import Box
     from jitney.ports.builder import ImageBuilder
+    from jitney.ports.checkpoints import Checkpointer
+    from jitney.ports.dockerfiles import DockerfileBuilder
     from jitney.ports.limits import Limiter
     from jitney.ports.logs import LogStore
     from jitney.ports.network import Network
@@ -37,6 +41,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "oci": "jitney.drivers.runtime.oci:OciRuntime",
         "gvisor": "jitney.drivers.runtime.gvisor:GvisorRuntime",
     },
+    "checkpoints": {"criu": "jitney.drivers.checkpoints.criu:CriuCheckpointer"},
+    "accelerator hooks": {"cuda": "jitney.drivers.checkpoints.cuda:CudaHooks"},
     "runtime settings": {"oci": "jitney.drivers.runtime.oci:OciSettings"},
     "builder": {"local": "jitney.drivers.builder.local:LocalBuilder"},
     "box": {
@@ -44,6 +50,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "namespaces": "jitney.drivers.box.namespaces:NamespacesBox",
     },
     "pulls": {"oci": "jitney.drivers.pulls.oci:OciPuller"},
+    "dockerfiles": {"oci": "jitney.drivers.runtime.oci:OciDockerfiles"},
 }
 
 # runtime -> the box that its images are built in: nothing of an image runs with less of a wall than its containers
@@ -103,25 +110,50 @@ def runtime(home: Home, config: WorkerConfig) -> Runtime:
         settings = factory("runtime settings", name)(base=config.oci_base, network=config.oci_network)
         made = make(home, limiter=limiter(home), settings=settings)
     elif name == "namespaces":
-        made = make(home, limiter=limiter(home), network=network(home))
+        made = make(home, limiter=limiter(home), network=network(home), template_limit_mib=template_limit_mib(config))
+    elif name == "process":
+        hooks = factory("accelerator hooks", "cuda")()
+        made = make(home, checkpointer=checkpointer(), hooks=hooks, checkpoints_mib=config.checkpoints_mib)
     else:
         made = make(home)
     return made
 
 
-def worker(home: Home, config: WorkerConfig) -> tuple[Runtime, ImageBuilder]:
-    """What runs containers and what builds their images: behind walls of the same kind, with one way out."""
+def checkpointer() -> Checkpointer:
+    """What writes processes down."""
+    made: Checkpointer = factory("checkpoints", "criu")()
+    return made
+
+
+def worker(home: Home, config: WorkerConfig, policy: Isolation = Isolation.PROCESS) -> tuple[Runtime, ImageBuilder]:
+    """What runs containers and what builds their images: behind walls of the same kind, with one way out.
+
+    `policy` is the lowest tier that the server allows.
+    """
     name = tiers.choose(config.runtime)
     if not tiers.builds_behind_walls(name):
-        return runtime(home, config), builder(home, config)
+        return runtime(home, config), builder(home, config, policy=policy)
     out = network(home)
     own = factory("box", "namespaces")(home.boxes, limiter=limiter(home, "builds"), network=out)
     if name != "namespaces":
-        return runtime(home, config), builder(home, config, own)
+        return runtime(home, config), builder(home, config, own, policy=policy)
     from jitney.drivers.network.names import PorterNames
 
-    made: Runtime = factory("runtime", name)(home, limiter=limiter(home), network=out, names=PorterNames)
-    return made, builder(home, config, own)
+    made: Runtime = factory("runtime", name)(
+        home,
+        limiter=limiter(home),
+        network=out,
+        names=PorterNames,
+        template_limit_mib=template_limit_mib(config),
+    )
+    return made, builder(home, config, own, policy=policy)
+
+
+def template_limit_mib(config: WorkerConfig) -> int:
+    """Memory that one template may take as it imports."""
+    from jitney.worker import node
+
+    return config.template_limit_mib or node.memory_mib() * 3 // 4
 
 
 def limiter(home: Home, use: str = "", *, tune: bool = True) -> Limiter:
@@ -159,13 +191,20 @@ def box(home: Home, config: WorkerConfig) -> Box:
     return made
 
 
-def images_of_others(home: Home, config: WorkerConfig) -> Puller:
-    """What fetches images from registries and archives."""
+def images_of_others(home: Home, config: WorkerConfig, policy: Isolation = Isolation.PROCESS) -> Puller:
+    """What fetches images from registries and archives. `policy`: the lowest tier that the server allows."""
+    from jitney.compose.config import OWN_ARCHIVES
     from jitney.drivers.pulls.oci import ChildUnpacker, PullSettings
     from jitney.drivers.walls.machine import ids_of_machine
 
+    archives = [word for word in config.archives.split(":") if word]
     settings = PullSettings(
-        private=tuple(config.private_registries.split()), insecure=tuple(config.insecure_registries.split())
+        private=tuple(config.private_registries.split()),
+        insecure=tuple(config.insecure_registries.split()),
+        archives=tuple(word for word in archives if word != OWN_ARCHIVES),
+        # Where others' code is to be kept off, a path that they name is not to be read with the rights of the worker.
+        archives_of_user=OWN_ARCHIVES in archives and policy is Isolation.PROCESS,
+        kept_out=(str(home.root),),
     )
     # Files of layers belong to whom they belong to behind a wall.
     owners = ",".join(f"{inside}:{outside}:{count}" for inside, outside, count in ids_of_machine(os.environ).lines())
@@ -174,21 +213,44 @@ def images_of_others(home: Home, config: WorkerConfig) -> Puller:
     return made
 
 
-def builder(home: Home, config: WorkerConfig, box_: Box | None = None) -> ImageBuilder:
-    """What builds images, in the box that is given, or in that of the worker's runtime."""
-    from jitney.drivers.builder.local import Settings
+def dockerfiles(home: Home, policy: Isolation) -> DockerfileBuilder:
+    """What builds Dockerfiles that need an engine: one that runs here, where the policy allows an engine's walls."""
+    if not policy.allows(Isolation.OCI):
+        from jitney.drivers.dockerfiles.none import NoDockerfiles
 
-    where = box_ or box(home, config)
-    settings = Settings(
+        return NoDockerfiles(
+            why=f"an engine's containers are of the tier `oci`, and the server's policy asks for `{policy.value}`",
+            remedy="build it elsewhere and use Image.from_registry, or leave out what needs an engine",
+        )
+    made: DockerfileBuilder = factory("dockerfiles", "oci")(os.environ, owner=home.short)
+    return made
+
+
+def build_settings(config: WorkerConfig) -> Settings:
+    """How images are made here, and what a step of it may use."""
+    from jitney.drivers.builder.local import Settings
+    from jitney.worker import node
+
+    return Settings(
         base=config.base,
         registry=config.registry,
         index_url=config.index_url,
         timeout_ms=config.build_timeout_ms,
+        cpu_milli=round(config.build_cpus * 1000) or None,
+        memory_mib=config.build_memory_mib or node.memory_mib() * 3 // 4,
     )
+
+
+def builder(
+    home: Home, config: WorkerConfig, box_: Box | None = None, *, policy: Isolation = Isolation.PROCESS
+) -> ImageBuilder:
+    """What builds images, in the box that is given, or in that of the worker's runtime."""
+    where = box_ or box(home, config)
+    settings = build_settings(config)
     # Layers of others are of use where there are root file systems.
-    puller = images_of_others(home, config) if where.capabilities().root_filesystem else None
+    puller = images_of_others(home, config, policy) if where.capabilities().root_filesystem else None
     made: ImageBuilder = factory("builder", config.builder)(
-        home.images, where, settings, puller=puller, sources=home.sources
+        home.images, where, settings, puller=puller, dockerfiles=dockerfiles(home, policy), sources=home.sources
     )
     return made
 

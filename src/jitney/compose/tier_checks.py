@@ -69,6 +69,28 @@ def network(home: Home, config: Config) -> Finding:
     return warning("network", "containers have no network", can.why, fix=can.remedy)
 
 
+def checkpoints(home: Home, config: Config) -> Finding:
+    """Whether containers that cannot be forked can be restored."""
+    runtime = tiers.choose(config.worker.runtime)
+    can = registry.checkpointer().capabilities()
+    if not can.possible:
+        text = "not possible here: what cannot be forked imports its module in each container"
+        return ok("checkpoints", text, can.why, fix=can.remedy)
+    by = f"{can.name} {can.version}"
+    if runtime != Isolation.PROCESS:
+        text = f"{by} works here, but not for containers of the tier `{runtime}`"
+        why = "CRIU cannot write down a process behind a wall: what cannot be forked imports its module each time"
+        return ok("checkpoints", text, why, fix="for trusted code only: `jitney config set runtime process`")
+    if not config.worker.checkpoints_mib:
+        return ok(
+            "checkpoints", f"{by} works here, and `checkpoints_mib` is 0", fix="jitney config set checkpoints_mib 8192"
+        )
+    text = f"experimental, by {by}: for functions with experimental_options={{'enable_checkpoint': True}}"
+    if shutil.which("cuda-checkpoint") is None:
+        return ok("checkpoints", text, "without what is on a GPU: there is no `cuda-checkpoint` in PATH")
+    return ok("checkpoints", text)
+
+
 def base(home: Home, config: Config) -> Finding:
     """What Image.debian_slim is made from."""
     asked = config.worker.base

@@ -24,13 +24,14 @@ def run(home: Home, config: Config) -> int:
     from jitney.worker.main import main as work
 
     try:
-        runtime, builder = registry.worker(home, config.worker)
+        runtime, builder = registry.worker(home, config.worker, config.server.isolation)
         return work(
             home,
             runtime,
             builder,
             template_idle_ms=config.worker.template_idle_ms,
             template_memory_mib=config.worker.template_memory_mib,
+            images_keep_ms=config.worker.images_keep_ms,
         )
     finally:
         lock.release()

@@ -12,7 +12,10 @@ The contract, for every driver:
  4. Cancelled, or over `timeout_ms` (`TimeoutError`), it ends the command with every process before it returns.
  5. `BoxFailed` says that the wall could not be made; nothing was run.
  6. `adopt` makes an empty folder for a layer, owned so that `run` can fill it; `discard` removes one, whoever owns
-    what is in it. `files_of` gives a command prefix for reading such a folder where its owner is not us.
+    what is in it. Who reads what is in there reads what a stranger wrote: links are not followed, and only plain files
+    are opened.
+ 7. `reap` removes what earlier runs left in the driver's own folder: call it once, before anything else.
+ 8. A command that failed, where the limit of memory has ended it or something that it started, is `OverMemory`.
 """
 
 from __future__ import annotations
@@ -60,10 +63,20 @@ class BoxCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     network: bool
     why: str = ""
     remedy: str = ""
+    no_network: str = ""  # why there is none, and what would help
 
 
 class BoxFailed(Exception):
     """The wall cannot be made: the message says why."""
+
+
+class OverMemory(Exception):
+    """The command failed, and the limit of memory had ended a process of it. `code`: as `run` would have given it."""
+
+    def __init__(self, code: int, limit_mib: int) -> None:
+        super().__init__(f"it needed more than {limit_mib:,} MiB of memory")
+        self.code = code
+        self.limit_mib = limit_mib
 
 
 class Box(Protocol):
@@ -78,6 +91,7 @@ class Box(Protocol):
 
         Raises:
             BoxFailed: the wall cannot be made.
+            OverMemory: it failed for want of memory.
             TimeoutError: it took too long.
         """
         ...
@@ -88,4 +102,8 @@ class Box(Protocol):
 
     async def discard(self, folder: str) -> None:
         """Remove a folder and all in it."""
+        ...
+
+    async def reap(self) -> int:
+        """Remove what earlier runs left; the number of such leftovers."""
         ...

@@ -35,6 +35,10 @@ The contract, for every driver:
     and so is one that a process of this machine runs from, where the driver can tell. What other images need stays.
 16. `collect` removes images that were not used for `keep_ms` before `now_ms`, have no name, and are not of `in_use`;
     with `dry_run` it removes nothing and gives the same answer. Then it removes results that no image needs any more.
+    Those of `in_use` and those that are held count as used at `now_ms`.
+17. `hold` gives an image that stays as it is, with all that it consists of, until its hold is released or the process
+    has ended: `collect` and `remove` leave it alone, also those of another process where there can be one, and it
+    counts as used all the while. What `force_build` puts in its place does not change it. None: it is not there.
 """
 
 from __future__ import annotations
@@ -48,6 +52,19 @@ from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec
 OnProgress = Callable[[int, int, str, str], None]
 
 LAST_LINES = 20  # of a failing step that its error shows
+
+
+class Hold(Protocol):
+    """An image that nobody removes meanwhile: sentence 17 of the contract."""
+
+    @property
+    def image(self) -> BuiltImage:
+        """The image."""
+        ...
+
+    def release(self) -> None:
+        """It may be removed. Twice is as good as once."""
+        ...
 
 
 class ImageBuilder(Protocol):
@@ -80,6 +97,14 @@ class ImageBuilder(Protocol):
 
     def find(self, image_id: str) -> BuiltImage | None:
         """The image, if it is built.
+
+        Raises:
+            InvalidError: not an image id.
+        """
+        ...
+
+    def hold(self, image_id: str) -> Hold | None:
+        """The image, kept for whoever runs something from it.
 
         Raises:
             InvalidError: not an image id.

@@ -10,7 +10,8 @@ The contract, for every driver:
     or user namespace: who opened them counts. Where there are none, entering is not needed. Memory that it had before
     is not counted.
  3. `usage` gives what all processes that are or were inside have used, also after `remove`. What is not "now"
-    (`memory_kib`, `processes`) and `oom_kills` never goes down. `processes` counts threads, as the limit does.
+    (`memory_kib`, `processes`) and `oom_kills` never goes down. `processes` counts threads, and who has ended and was
+    not collected by its parent yet, as the limit does.
  4. Memory over the limit ends a process inside with SIGKILL (all of the group where the kernel can), never one
     outside, and `oom_kills` rises. Swap is not used where the driver can forbid it.
  5. More processes than the limit: fork fails inside with EAGAIN. CPU over the limit: the group is throttled.
@@ -24,6 +25,8 @@ The contract, for every driver:
  9. `sample(now_ns)` is `usage` that also adds to `memory_byte_s`: memory since the last sample, times the time since.
     Call it when the container starts, about once a second, and before the end of what is inside; the clock is the
     caller's, and monotonic.
+10. `raise_memory` puts a higher limit of memory in force, in a group that has one. Where it cannot be set the old one
+    stays.
 """
 
 from __future__ import annotations
@@ -71,6 +74,10 @@ class Group(Protocol):
 
     def close_fds(self) -> None:
         """Nobody enters any more."""
+        ...
+
+    def raise_memory(self, memory_mib: int) -> None:
+        """Allow more memory."""
         ...
 
     def usage(self) -> Usage:

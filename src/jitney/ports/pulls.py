@@ -18,6 +18,8 @@ The contract, for every driver:
 10. `remove_unused` removes layers that are not among `keep` and that no pull which runs needs; it returns the bytes
     that it gave back. Images that have lost a layer are not found any more.
 11. `reap` removes what earlier runs left half-made; call it once, before anything else. `close` ends what runs.
+12. `load` reads what the driver's settings allow; for what is elsewhere it raises `PermissionDeniedError`. With
+    `is_own` the path is the caller's, which no image's declaration has named: it is read wherever it is.
 """
 
 from __future__ import annotations
@@ -74,7 +76,14 @@ class Puller(Protocol):
         ...
 
     async def load(
-        self, path: str, *, reference: str = "", platform: str = "", scope: str = "", on_line: OnLine
+        self,
+        path: str,
+        *,
+        reference: str = "",
+        platform: str = "",
+        scope: str = "",
+        is_own: bool = False,
+        on_line: OnLine,
     ) -> PulledImage:
         """The image of an OCI layout (a folder, or a tar of one) or of what `docker save` made.
 

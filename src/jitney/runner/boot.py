@@ -54,7 +54,8 @@ class Control:
 def start(control: Control, *, is_cold: bool = False) -> tuple[Any, list[dict[str, Any]]]:
     """Do as LOAD says: (the user's module, messages that came with it). Ends the process if the import fails.
 
-    A cold container takes no snapshot: it runs those methods itself, when it has a log and a link.
+    A cold container takes no snapshot: it runs those methods itself, when it has a log and a link. One that is to be
+    written down takes it, whatever it leaves.
     """
     line_buffer_output()
     _drop_current_folder()
@@ -75,7 +76,8 @@ def start(control: Control, *, is_cold: bool = False) -> tuple[Any, list[dict[st
         )
         imported_s = time.monotonic()
         obstacles = forkable.obstacles()
-        if load.get("snapshot") and not is_cold and not obstacles:
+        is_kept = bool(load.get("checkpoint"))
+        if load.get("snapshot") and (is_kept or not (is_cold or obstacles)):
             left = snapshot.take(module, load["snapshot"], started_s)
     except BaseException as error:
         import base64
@@ -95,6 +97,7 @@ def start(control: Control, *, is_cold: bool = False) -> tuple[Any, list[dict[st
         native_threads=forkable.native_threads(),
         obstacles=[*obstacles, *left],
         is_snapshot_to_blame=bool(left),
+        connections=snapshot.connections() if is_kept else [],
     )
     return module, messages
 

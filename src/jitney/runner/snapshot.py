@@ -133,6 +133,16 @@ def left_behind(before: Surroundings) -> list[str]:
     return found
 
 
+def connections() -> list[str]:
+    """Sockets of this process that others are at the other end of, in words: no copy of it could have them."""
+    found = []
+    for number, _ in _descriptors():
+        words = _describe_descriptor(number)
+        if words.startswith(("a connection to ", "a socket that listens on ")):
+            found.append(words)
+    return found[:NAMED_MAX]
+
+
 def _descriptors() -> Iterator[tuple[int, tuple[int, int]]]:
     for name in os.listdir("/dev/fd"):
         try:

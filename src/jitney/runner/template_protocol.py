@@ -8,14 +8,18 @@ A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one
 
     worker -> template
       load      {"source": folder or "", "module": name or "", "main_module": bool, "sys_path": [...],
-                 "snapshot": null, or values.containers.Snapshot as JSON (bytes in base64)}
+                 "snapshot": null, or values.containers.Snapshot as JSON (bytes in base64),
+                 "checkpoint": bool, to a cold one: it is to be written down afterwards}
       fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder,
                  "rlimits": {"NOFILE": [soft, hard]}, "descriptors": n}, with 2 + n descriptors in SCM_RIGHTS on its
                 first byte: the container's stdout and stderr; behind a wall also its pod and control groups
+      pause     {"door": path}, to a cold one: let go of this socket and stop (see runner.pause)
+      resume    {"env": {...}}, on the socket that it then opens to the door: what a template would be started with now
     template -> worker
       loaded       {"pid", "python_version", "cloudpickle_version" ("" = none), "ms", "snapshot_ms",
                     "threads", "native_threads", "obstacles": ["the thread 'monitor' of tqdm", ...],
-                    "is_snapshot_to_blame": bool}
+                    "is_snapshot_to_blame": bool,
+                    "connections": [...], of a cold one that is to be written down, and with these cannot}
       load_failed  {"failure": base64 of a failure payload}; the template exits 1 after it
       forked       {"container", "pid", "ms"}, with a pidfd behind a wall, where pids are the wall's own
       fork_failed  {"container", "message"}
@@ -42,6 +46,8 @@ from typing import Any
 
 LOAD = "load"
 FORK = "fork"
+PAUSE = "pause"
+RESUME = "resume"
 LOADED = "loaded"
 LOAD_FAILED = "load_failed"
 FORKED = "forked"

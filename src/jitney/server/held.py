@@ -111,6 +111,7 @@ def held_pool(spec: FunctionSpec, entropy: Callable[[int], bytes]) -> Pool:
         batching=None,
         single_use=False,
         snapshot=False,
+        checkpoint=False,
     )
     function_id = ids.make(ids.FUNCTION, entropy(ids.ENTROPY_BYTES))
     return Pool(function_id, ids.make(ids.APP, entropy(ids.ENTROPY_BYTES)), bare, is_held=True)

@@ -101,7 +101,7 @@ class Link(asyncio.Protocol):
         elif isinstance(message, m.Invoke):
             self._calls.invoke(self, message)
         elif isinstance(message, m.Request):
-            self._tasks[message.id] = asyncio.get_running_loop().create_task(self._answer(message))
+            self._begin(message)
         elif isinstance(message, m.Credit):
             self._calls.credit(message)
         elif isinstance(message, m.OpenCall):
@@ -130,6 +130,17 @@ class Link(asyncio.Protocol):
         self._links.add(self)
         self.send(welcome)
 
+    def _begin(self, request: m.Request) -> None:
+        task = self._tasks[request.id] = asyncio.get_running_loop().create_task(self._answer(request))
+        task.add_done_callback(lambda task: self._ended(request.id, task))
+
+    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
+        """Here, as nothing of a task that is cancelled before its first step is ever run."""
+        if self._tasks.get(number) is task:
+            del self._tasks[number]
+        if task.cancelled():
+            self.send(m.Failed(number, "cancelled", "the request was cancelled"))
+
     async def _answer(self, request: m.Request) -> None:
         def emit(event: msgspec.Struct) -> None:
             self.send(m.Event(request.id, codec.encode(event)))
@@ -138,7 +149,3 @@ class Link(asyncio.Protocol):
             self.send(m.Answer(request.id, await self._table.call(self, request.method, request.body, emit)))
         except JitneyError as error:
             self.send(m.Failed(request.id, error.code, error.message, error.hint))
-        except asyncio.CancelledError:
-            self.send(m.Failed(request.id, "cancelled", "the request was cancelled"))
-        finally:
-            self._tasks.pop(request.id, None)

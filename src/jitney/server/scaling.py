@@ -175,6 +175,7 @@ class Scaler:
             startup_timeout_ms=spec.startup_timeout_ms,
             network=spec.network,
             isolation=self._isolation.stricter(spec.isolation),
+            is_held=container.pool.is_held,
         )
 
     def template(self, spec: FunctionSpec) -> TemplateSpec:
@@ -223,6 +224,7 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
             parameters=spec.parameters,
             env=tuple(sorted(spec.env.items())),
             timeout_ms=spec.startup_timeout_ms,
+            memory_limit_mib=spec.resources.memory_limit_mib,
         )
     return TemplateSpec(
         image_id=spec.image_id,
@@ -232,4 +234,5 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
         snapshot=snapshot,
         network=spec.network,
         isolation=isolation,
+        checkpoint=spec.checkpoint,
     )

@@ -159,6 +159,6 @@ async def open_stage(root: Path, kind: type[S]) -> AsyncIterator[S]:
         async with server:
             await stage.runtime.reap()
             yield stage
-            await stage.runtime.close()
     finally:
+        await stage.runtime.close()  # also after a test that failed: what it left would be blamed on others
         os.unlink(path)

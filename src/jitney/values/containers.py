@@ -34,6 +34,7 @@ class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: Snapshot | None = None
     network: NetworkPolicy = NetworkPolicy()  # a template with a wall has one way out for all that it forks
     isolation: Isolation = Isolation.PROCESS  # the lowest tier at which its import may run
+    checkpoint: bool = False  # where it cannot be forked, a process that has imported it is written down and restored
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     parameters: bytes = b""  # pickled constructor arguments
     env: tuple[tuple[str, str], ...] = ()  # what its containers have, sorted by name
     timeout_ms: int = 300_000
+    memory_limit_mib: int | None = None  # of the class: what its methods take here must fit it too
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +65,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     startup_timeout_ms: int = 300_000
     network: NetworkPolicy = NetworkPolicy()
     isolation: Isolation = Isolation.PROCESS  # the lowest tier allowed: a runtime below it refuses to start
+    is_held: bool = False  # it is there for a person, and of no use without the server's link to that person
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

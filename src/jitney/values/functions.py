@@ -150,6 +150,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Isolation | None = None  # the lowest tier that it may run at; None: the server's policy
     network: NetworkPolicy = NetworkPolicy()
     snapshot: bool = False  # methods marked @enter(snap=True) run once, in the template
+    checkpoint: bool = False  # its containers may be restored from a checkpoint, where they cannot be forked
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -33,6 +33,7 @@ from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
 from jitney.wire.messages import workers
 from jitney.worker import events, images, node
+from jitney.worker.collecting import Holds
 from jitney.worker.exec import Commands
 from jitney.worker.held import HeldOutput
 from jitney.worker.link import ServerLink
@@ -41,7 +42,6 @@ from jitney.worker.state import WorkerState, startup_failure
 log = logging.getLogger("jitney.worker")
 
 DRAIN_S = 2.0  # for the last reports, when everything has ended
-IMAGES_KEPT = 256
 
 
 class Agent:
@@ -67,7 +67,7 @@ class Agent:
             runtime, report=self.link.report, spawn=self._spawn, image=self._image, now_ms=self._now_ms
         )
         self._clock_offset_s = time.time() - time.monotonic()  # Unix time that does not jump while we run
-        self._images: dict[str, BuiltImage] = {}
+        self._holds = Holds(builder)
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._opening: dict[TemplateSpec, asyncio.Task[None]] = {}
@@ -200,22 +200,21 @@ class Agent:
         return self.link.lines(lines)
 
     def _image(self, image_id: str) -> BuiltImage:
-        image = self._images.get(image_id)
+        image = self._holds.take(image_id)
         if image is None:
-            image = self.builder.find(image_id)
-            if image is None:
-                reason = f"image {image_id} is not on this machine: build it again"
-                raise StartFailed(reason, startup_failure(reason))
-            if len(self._images) >= IMAGES_KEPT:
-                self._images.clear()
-            self._images[image_id] = image
+            reason = f"image {image_id} is not on this machine: build it again"
+            raise StartFailed(reason, startup_failure(reason))
         return image
+
+    def _let_go(self) -> None:
+        """Of images that nothing runs from any more. A template that is closing still does."""
+        self._holds.keep(self.state.images_in_use() | {spec.image_id for spec in self._closing})
 
     # -------------------------------------------------------------------------------------------- templates
 
     def _open(self, instruction: events.OpenTemplate) -> None:
         spec = instruction.spec
-        self._images.pop(spec.image_id, None)  # it may have been built anew
+        self._holds.renew(spec.image_id)  # it may have been built anew
         output: Output = self._output
         if not instruction.cause:
             output = self._held[spec] = HeldOutput(self._output)
@@ -268,6 +267,7 @@ class Agent:
         finally:
             if self._closing.get(spec) is asyncio.current_task():
                 del self._closing[spec]
+            self._let_go()
 
     # -------------------------------------------------------------------------------------------- images
 
@@ -290,7 +290,7 @@ class Agent:
             log.exception("build_failed build=%s", build.build_id)
             done = events.BuildDone(build.build_id, error=("internal", f"the build failed: {error!r}", ""))
         else:
-            self._images.pop(image.image_id, None)
+            self._holds.renew(image.image_id)
             done = events.BuildDone(build.build_id, image=image)
         self.feed(done)
 
@@ -301,6 +301,7 @@ class Agent:
                 closing = [task for spec, task in self._closing.items() if spec.image_id == ask.task.image_id]
                 if closing:
                     await asyncio.wait(closing)
+            self._let_go()
             answer = await images.perform(self.builder, ask.task, ask.in_use, self._now_ms())
         except JitneyError as error:
             answer = workers.ImagesAnswer(task_id="", code=error.code, message=error.message, hint=error.hint)
@@ -309,5 +310,5 @@ class Agent:
             answer = workers.ImagesAnswer(task_id="", code="internal", message=f"it failed: {error!r}")
         removed = [answer.image_id, *(answer.collected.images if answer.collected else ())]
         for image_id in removed:
-            self._images.pop(image_id, None)
+            self._holds.renew(image_id)
         self.feed(events.ImagesAnswered(msgspec.structs.replace(answer, task_id=ask.task_id)))

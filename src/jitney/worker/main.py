@@ -14,6 +14,7 @@ from jitney.ports.runtime import Runtime
 from jitney.wire.home import Home
 from jitney.worker import node
 from jitney.worker.agent import Agent
+from jitney.worker.collecting import Collecting
 from jitney.worker.pool import IDLE_MS, TemplatePool
 from jitney.worker.state import WorkerState
 
@@ -27,17 +28,19 @@ def main(
     *,
     template_idle_ms: int = IDLE_MS,
     template_memory_mib: int = 0,
+    images_keep_ms: int = 0,
 ) -> int:
     """Run the worker of `home` until the server shuts it down, SIGTERM comes, or no server came for five minutes.
 
     Its log goes to stderr. Gives the exit code. `template_memory_mib` is for all warm templates; 0: a share of what
-    there is.
+    there is. `images_keep_ms`: images that were not used for so long are removed; 0: none is.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     leave_session()
     raise_file_limit()
     memory_mib = template_memory_mib or node.memory_mib() // MEMORY_SHARE
-    state = WorkerState(TemplatePool(idle_ms=template_idle_ms, memory_kib=memory_mib * 1024))
+    pool = TemplatePool(idle_ms=template_idle_ms, memory_kib=memory_mib * 1024)
+    state = WorkerState(pool, Collecting(images_keep_ms))
     asyncio.run(serve(Agent(home, runtime, builder, state=state)))
     return 0
 

@@ -34,12 +34,15 @@ from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.wire.messages import workers
 from jitney.worker import ahead, events
+from jitney.worker.collecting import Collecting
 from jitney.worker.pool import TemplatePool
 
 STARTS_MAX = 3  # templates that may die under one launch before it fails
 SHUTDOWN_GRACE_MS = 3_000
 KILL_AGAIN_MS = 5_000  # a SIGKILL takes this long only while the kernel is stuck in a device
 ORPHAN_MS = 300_000  # without a server for so long: stop everything
+HELD_MS = 5_000  # and what is there for a person: a server that comes later does not know it any more
+HELD_GRACE_MS = 2_000
 STORY_EVENTS_MAX = 500
 
 
@@ -70,12 +73,28 @@ class Tracked(msgspec.Struct, kw_only=True):
     is_overdue: bool = False  # that time has come
 
 
+def _running(one: Tracked) -> workers.RunningContainer:
+    return workers.RunningContainer(
+        container_id=one.launch.container_id,
+        function_id=one.launch.function_id,
+        app_id=one.launch.app_id,
+        pid=one.handle.pid if one.handle is not None else 0,
+        started_at_ms=one.started_at_ms or one.asked_at_ms,
+    )
+
+
+def _is_held(one: Tracked) -> bool:
+    """Whether a person holds it, over the server's link, and nobody has stopped it."""
+    return one.launch.is_held and one.kill_at_ms is None
+
+
 class WorkerState:
     """See the module."""
 
-    def __init__(self, pool: TemplatePool | None = None) -> None:
+    def __init__(self, pool: TemplatePool | None = None, collecting: Collecting | None = None) -> None:
         self.containers: dict[str, Tracked] = {}
         self.pool = pool or TemplatePool()
+        self.collecting = collecting or Collecting()
         self.story: deque[tuple[int, str]] = deque(maxlen=STORY_EVENTS_MAX)
         self.is_closing = False
         self._has_quit = False
@@ -127,16 +146,11 @@ class WorkerState:
 
     def running(self) -> tuple[workers.RunningContainer, ...]:
         """What a server that knows nothing is told on attaching."""
-        return tuple(
-            workers.RunningContainer(
-                container_id=one.launch.container_id,
-                function_id=one.launch.function_id,
-                app_id=one.launch.app_id,
-                pid=one.handle.pid if one.handle is not None else 0,
-                started_at_ms=one.started_at_ms or one.asked_at_ms,
-            )
-            for one in self.containers.values()
-        )
+        return tuple(map(_running, self.containers.values()))
+
+    def images_in_use(self) -> set[str]:
+        """What containers and templates run from, or are about to."""
+        return {one.launch.template.image_id for one in self.containers.values()} | self.pool.images()
 
     def next_deadline_ms(self) -> int | None:
         """When the next Tick is due; None while nothing waits for the clock."""
@@ -148,7 +162,9 @@ class WorkerState:
                 yield one.kill_at_ms
         yield from self.pool.deadlines(self._now_ms)
         if self._lost_at_ms is not None and not self.is_closing:
-            yield self._lost_at_ms + ORPHAN_MS
+            yield self._lost_at_ms + (HELD_MS if any(map(_is_held, self.containers.values())) else ORPHAN_MS)
+        if self.collecting.due_at_ms is not None:
+            yield self.collecting.due_at_ms
 
     # -------------------------------------------------------------------------------------------- the server
 
@@ -228,8 +244,7 @@ class WorkerState:
     def _on_build_done(self, done: events.BuildDone) -> None:
         self._builds.discard(done.build_id)
         code, message, hint = done.error
-        report = workers.BuildEnded(build_id=done.build_id, image=done.image, code=code, message=message, hint=hint)
-        self._send(report)
+        self._send(workers.BuildEnded(build_id=done.build_id, image=done.image, code=code, message=message, hint=hint))
 
     def _on_ask_images(self, command: workers.AskImages) -> None:
         if command.task_id in self._builds:
@@ -238,8 +253,7 @@ class WorkerState:
         if isinstance(command.task, workers.RemoveImage):
             # A template that is only kept warm is no use of its image.
             self._close(self.pool.forget_idle(command.task.image_id))
-        used = {one.launch.template.image_id for one in self.containers.values()}
-        in_use = frozenset(used | self.pool.images() | set(getattr(command.task, "in_use", ())))
+        in_use = frozenset(self.images_in_use() | set(getattr(command.task, "in_use", ())))
         self._todo.append(events.AskImages(command.task_id, command.task, in_use))
 
     def _on_images_answered(self, event: events.ImagesAnswered) -> None:
@@ -341,14 +355,15 @@ class WorkerState:
     # -------------------------------------------------------------------------------------------- clock, link
 
     def _on_link_lost(self, _: events.LinkLost) -> None:
-        if self._lost_at_ms is None:
-            self._lost_at_ms = self._now_ms
+        self.collecting.no_server()
+        self._lost_at_ms = self._now_ms if self._lost_at_ms is None else self._lost_at_ms
         if self._has_commands:
             self._has_commands = False
             self._todo.append(events.EndCommands())
 
     def _on_link_restored(self, _: events.LinkRestored) -> None:
         self._lost_at_ms = None
+        self.collecting.has_server(self._now_ms)
 
     def _on_tick(self, _: events.Tick) -> None:
         for one in self.containers.values():
@@ -356,7 +371,12 @@ class WorkerState:
                 self._tell(f"{one.launch.container_id} outlived its grace")
                 self._end_process(one)
         self._close(self.pool.too_idle(self._now_ms))
-        if self._lost_at_ms is not None and self._now_ms - self._lost_at_ms >= ORPHAN_MS and not self.is_closing:
+        if due := self.collecting.tick(self._now_ms):
+            self._send(due)
+        lost_ms = 0 if self._lost_at_ms is None else self._now_ms - self._lost_at_ms
+        for one in [one for one in self.containers.values() if lost_ms >= HELD_MS and _is_held(one)]:
+            self._stop(one, HELD_GRACE_MS)
+        if lost_ms >= ORPHAN_MS and not self.is_closing:
             self._tell("no server for too long")
             self._on_shutdown(None)
 

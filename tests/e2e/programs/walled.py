@@ -71,6 +71,17 @@ class Slow:
         return self.born, self.woken
 
 
+@app.cls(enable_memory_snapshot=True, cpu=0.1, memory=(64, 128))
+class Greedy:
+    @jitney.enter(snap=True)
+    def load(self):
+        self.kept = b"x" * (1 << 30)
+
+    @jitney.method()
+    def who(self):
+        return len(self.kept)
+
+
 @app.function(cpu=0.1, memory=64)
 def large(data):
     return data[::-1]

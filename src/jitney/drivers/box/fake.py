@@ -129,6 +129,10 @@ class FakeBox:
         """See the port."""
         shutil.rmtree(folder, ignore_errors=True)
 
+    async def reap(self) -> int:
+        """See the port: nothing is left anywhere."""
+        return 0
+
 
 def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")

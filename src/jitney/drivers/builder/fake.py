@@ -19,6 +19,20 @@ SIZE_BYTES = 1_000  # of every image
 HOST = Host(python_version="3.11.7", platform="fake", sdk_needs=("cloudpickle==3.1.2",))
 
 
+class FakeHold:
+    """An image that is held; see the port."""
+
+    def __init__(self, builder: FakeBuilder, image: BuiltImage) -> None:
+        self.image = image
+        self._builder = builder
+
+    def release(self) -> None:
+        """See the port."""
+        if self in self._builder.holds:
+            self._builder.holds.remove(self)
+            self._builder.used(self.image.image_id)
+
+
 class FakeBuilder:
     """Builds by writing a name down.
 
@@ -48,6 +62,7 @@ class FakeBuilder:
         self.at_ms = at_ms
         self.builds: list[str] = []  # image ids, one for each build that began
         self.ended: list[str] = []  # ... and for each that ended, however
+        self.holds: list[FakeHold] = []  # that were not released
         self._images: dict[str, BuiltImage] = {}
         self._plans: dict[str, ImagePlan] = {}
         self._used_at_ms: dict[str, int] = {}
@@ -73,6 +88,21 @@ class FakeBuilder:
         """See the port."""
         found = self._images.get(ids.check(image_id, ids.IMAGE))
         return msgspec.structs.replace(found, cached=True, took_ms=0) if found else None
+
+    def hold(self, image_id: str) -> FakeHold | None:
+        """See the port."""
+        found = self.find(image_id)
+        if found is None:
+            return None
+        self.used(image_id)
+        hold = FakeHold(self, found)
+        self.holds.append(hold)
+        return hold
+
+    def used(self, image_id: str) -> None:
+        """Somebody uses it now."""
+        if image_id in self._images:
+            self._used_at_ms[image_id] = self.at_ms
 
     def lose(self, image_id: str) -> None:
         """The image vanishes from the disk."""
@@ -101,7 +131,7 @@ class FakeBuilder:
 
     async def remove(self, image_id: str, *, in_use: Collection[str] = ()) -> bool:
         """See the port."""
-        if image_id in in_use:
+        if image_id in in_use or image_id in self._held():
             raise InvalidError(f"image {image_id} is in use", hint="stop what runs from it first")
         is_there = image_id in self._images
         self.lose(image_id)
@@ -111,13 +141,16 @@ class FakeBuilder:
         self, keep_ms: int, now_ms: int, *, dry_run: bool = False, in_use: Collection[str] = ()
     ) -> Collected:
         """See the port."""
+        kept = {*in_use, *self._held()}
         unused = tuple(
             one.image_id
             for one in await self.images()
-            if one.used_at_ms < now_ms - keep_ms and not one.names and one.image_id not in in_use
+            if one.used_at_ms < now_ms - keep_ms and not one.names and one.image_id not in kept
         )
-        for image_id in unused if not dry_run else ():
-            self.lose(image_id)
+        if not dry_run:
+            for image_id in unused:
+                self.lose(image_id)
+            self._used_at_ms.update(dict.fromkeys(kept & self._images.keys(), now_ms))
         return Collected(images=unused, freed_bytes=SIZE_BYTES * len(unused))
 
     async def build(self, spec: ImageSpec, on_progress: OnProgress) -> BuiltImage:
@@ -125,7 +158,7 @@ class FakeBuilder:
         plan = self.plan(spec)
         found = None if plan.force_build else self.find(plan.image_id)
         if found:
-            self._used_at_ms[plan.image_id] = self.at_ms
+            self.used(plan.image_id)
             return found
         listener = careful(on_progress, len(plan.steps))
         await self._flights.join(plan.image_id, lambda emit: self._build(plan, emit), listener)
@@ -169,6 +202,9 @@ class FakeBuilder:
             cmd=plan.cmd or (),
             shell=plan.shell,
         )
+
+    def _held(self) -> set[str]:
+        return {hold.image.image_id for hold in self.holds}
 
     def _record(self, image_id: str) -> ImageRecord:
         plan = self._plans[image_id]

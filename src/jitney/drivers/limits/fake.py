@@ -10,6 +10,8 @@ import re
 import signal
 from collections.abc import Callable
 
+import msgspec
+
 from jitney.core.metering import MemoryTime
 from jitney.ports.limits import Bounds, LimitCapabilities, LimitsFailed
 from jitney.values.containers import Usage
@@ -86,6 +88,11 @@ class FakeGroup:
     def close_fds(self) -> None:
         """See the port."""
         self.is_open = False
+
+    def raise_memory(self, memory_mib: int) -> None:
+        """See the port."""
+        if self.bounds.memory_mib is not None:
+            self.bounds = msgspec.structs.replace(self.bounds, memory_mib=memory_mib)
 
     def usage(self) -> Usage:
         """See the port."""

@@ -17,6 +17,9 @@ class NoGroup:
     def close_fds(self) -> None:
         """See the port."""
 
+    def raise_memory(self, memory_mib: int) -> None:
+        """See the port: nothing is bounded."""
+
     def usage(self) -> Usage:
         """See the port: nothing is known."""
         return Usage()

@@ -64,7 +64,14 @@ class FakePuller:
         return await self._give(_name(reference), platform, scope if wanted else "", on_line)
 
     async def load(
-        self, path: str, *, reference: str = "", platform: str = "", scope: str = "", on_line: OnLine
+        self,
+        path: str,
+        *,
+        reference: str = "",
+        platform: str = "",
+        scope: str = "",
+        is_own: bool = False,
+        on_line: OnLine,
     ) -> PulledImage:
         """See the port."""
         return await self._give(path, platform, scope, on_line)

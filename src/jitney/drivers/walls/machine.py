@@ -95,7 +95,16 @@ class Machine:
 
     def bare(self, *, stage: str, scratch: str) -> Outside:
         """What goes behind a wall for one command."""
-        return Outside(stage=stage, scratch=scratch, sockets="", segments="", blobs="", host=self.host, sys=self.sys)
+        return Outside(
+            stage=stage,
+            scratch=scratch,
+            sockets="",
+            segments="",
+            blobs="",
+            host=self.host,
+            maps_host=self.ids.writer == "root",
+            sys=self.sys,
+        )
 
     def complete(self, image: BuiltImage) -> BuiltImage:
         """The image with all that has to be seen of it."""

@@ -7,6 +7,7 @@ So this layer comes over it: /var is new, with a copy of the package database, a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from jitney.drivers.walls.machine import Ids, host_folders
 
+PARTIAL = ".partial"  # the end of the name of one that is not whole
 PACKAGES = "var/lib/dpkg"
 FRESH = (
     "home",
@@ -45,15 +47,25 @@ class HostMask:
         self.folder = folder
 
     def prepare(self, ids: Ids) -> None:
-        """Make it. Blocks; a second or so, once."""
+        """Make it. Blocks; a second or so, once. Who comes meanwhile waits."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.folder.with_name(f"{self.folder.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._prepare(ids)
+        finally:
+            os.close(lock)
+
+    def _prepare(self, ids: Ids) -> None:
         database = Path("/", PACKAGES, "status")
         mark = self.folder.with_name(f"{self.folder.name}.mark")
         current = f"{database.stat().st_mtime_ns}" if database.exists() else "none"
         if mark.exists() and mark.read_text() == current and self.folder.is_dir():
             return
-        partial = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial = self.folder.with_name(f"{self.folder.name}{PARTIAL}")
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
         self._fill(partial, ids)
         shutil.rmtree(self.folder, ignore_errors=True)
         partial.rename(self.folder)
@@ -69,7 +81,8 @@ class HostMask:
             (root / name).mkdir(parents=True, exist_ok=True)
             if name.endswith("tmp"):
                 (root / name).chmod(0o1777)
-        if os.path.isdir(f"/{PACKAGES}"):
+        # Without root nothing is installed over the machine's packages, and some of their files cannot be read.
+        if os.path.isdir(f"/{PACKAGES}") and ids.writer == "root":
             shutil.copytree(f"/{PACKAGES}", root / PACKAGES, symlinks=True)
         for secret in SECRETS:
             if os.path.lexists(f"/{secret}"):
@@ -79,6 +92,8 @@ class HostMask:
         for name, text in (("etc/shadow", "root:*:::::::\n"), ("etc/gshadow", "root:*::\n")):
             (root / name).unlink(missing_ok=True)
             (root / name).write_text(text)
+        if ids.writer != "root":
+            return  # it is ours, and we are the root of our walls
         for path, folders, files in os.walk(root):
             for name in (*folders, *files):
                 os.chown(os.path.join(path, name), ids.first, ids.first, follow_symlinks=False)

@@ -80,6 +80,7 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
     sdk: dict[str, str] = {}  # package -> folder
     host: tuple[HostFolder, ...] = ()
     mask: str = ""  # the layer over the host's folders, for images that have layers on them
+    maps_host: bool = True  # ids of the host's files can be shifted: not by a user without privileges
     device_folder: str = "/dev"
     sys: tuple[str, ...] = SYS  # those of SYS that are there
 
@@ -259,7 +260,8 @@ def union(layers: Sequence[str], host: Sequence[HostFolder], *, upper: str, work
     """(folders to make first, operations): layers and `upper` over them, as the root /r.
 
     With `host`, folders of the machine are below it all. No layer may contain another, so that the machine's root
-    cannot be a layer where the others are files of the same disk: each of its folders has an overlay of its own.
+    cannot be a layer where the others are files of the same disk: each of its folders has an overlay of its own. Layers
+    need not have them all: the machine may have got one since.
     """
     folders = [f"{work}/root"]
     ops: list[Op] = [["overlay", "/r", [*layers], upper, f"{work}/root", False]]
@@ -267,7 +269,7 @@ def union(layers: Sequence[str], host: Sequence[HostFolder], *, upper: str, work
         if not one.link:
             folders += [f"{upper}/{one.name}", f"{work}/{one.name}"]
             lowers = [f"/host/{one.name}", *(f"{layer}/{one.name}" for layer in layers)]
-            ops.append(["overlay", f"/r/{one.name}", lowers, f"{upper}/{one.name}", f"{work}/{one.name}", False])
+            ops.append(["overlay_folder", f"/r/{one.name}", lowers, f"{upper}/{one.name}", f"{work}/{one.name}", False])
     return folders, ops
 
 
@@ -279,8 +281,8 @@ def render_box_stage(spec: BoxSpec, outside: Outside, mask: str) -> list[Op]:
     layers = unmasked(spec.layers or ("/",), mask)
     ops += [["bind", layer, f"{stage}/layers/{number}", True] for number, layer in enumerate(layers)]
     if mask in layers:
-        own = [one.name for one in outside.host if not one.link]
-        ops += [["bind_mapped", f"/{name}", f"{stage}/host/{name}"] for name in own]
+        own = [(f"/{one.name}", f"{stage}/host/{one.name}") for one in outside.host if not one.link]
+        ops += [["bind_mapped", *paths] if outside.maps_host else ["bind", *paths, True] for paths in own]
     ops += [["bind", one.source, f"{stage}/binds/{n}", not one.writable] for n, one in enumerate(spec.binds)]
     ops.append(["bind", outside.scratch, f"{stage}/scratch", False])
     ops += [["bind", f"/dev/{name}", f"{stage}/dev/{name}", False] for name in DEVICES]

@@ -14,12 +14,12 @@ import socket
 import subprocess
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.exits import collect, exit_of, watch_exit
-from jitney.drivers.runtime.forking.leftovers import OOM_SCORE_ADJ
+from jitney.drivers.walls.launchers import Launcher
 from jitney.runner import template_protocol as protocol
 from jitney.values.containers import Exit
 
@@ -121,20 +121,15 @@ class Wall:
         self._descriptors: list[int] = []
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()
 
-    async def open(self, argv: Sequence[str], env: Mapping[str, str], wall: dict[str, Any]) -> None:
-        """Make it.
+    async def open(self, launcher: Launcher, wall: dict[str, Any]) -> None:
+        """Have the launcher make it.
 
         Raises:
             WallFailed: nothing is left of it.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            launcher = _start_launcher(argv, env, theirs.fileno())
-        procfs.set_oom_score_adj(launcher.pid, OOM_SCORE_ADJ)
-        ours.setblocking(False)
-        self._control = ours
-        self._loop.add_reader(ours, self._on_readable)
-        watch_exit(launcher.pid, lambda: self._launched(launcher))
+        self._control = launcher.control
+        self._loop.add_reader(self._control, self._on_readable)
+        watch_exit(launcher.process.pid, lambda: self._launched(launcher.process))
         self._send({"kind": "wall", **wall})
         try:
             self.pid = await asyncio.shield(self._warden)
@@ -325,17 +320,6 @@ class Wall:
             os.close(one)
         self._on_death(self)
         self.dead.set_result(None)
-
-
-def _start_launcher(argv: Sequence[str], env: Mapping[str, str], control: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*argv, str(control)],
-        stdin=subprocess.DEVNULL,
-        cwd="/",
-        env=dict(env),
-        pass_fds=[control],
-        start_new_session=True,
-    )
 
 
 def send_signal(pidfd: int, signum: int) -> None:

@@ -285,7 +285,10 @@ class Keeper:
 
 
 def end_tree(pid: int) -> None:
-    """SIGKILL to a process and all its descendants: those first, as long as there are any, for they come to it."""
+    """SIGKILL to a process and all its descendants: those first, as long as there are any, for they come to it.
+
+    Until it has ended, which takes the kernel a moment.
+    """
     for _ in range(KILL_ROUNDS_MAX):
         doomed = looks.below(pid)
         if not doomed:
@@ -294,6 +297,10 @@ def end_tree(pid: int) -> None:
             _send(one, signal.SIGKILL)
         time.sleep(KILL_ROUND_S)
     _send(pid, signal.SIGKILL)
+    for _ in range(KILL_ROUNDS_MAX):
+        if not looks.is_alive(pid):
+            break
+        time.sleep(KILL_ROUND_S)
 
 
 def _send(pid: int, signum: int) -> None:

@@ -14,6 +14,7 @@ An operation is a list: its name, then its arguments (JSON). Paths are absolute,
     ["put_made", name, target, read_only]       the same, at a target that is made if it is not there
     ["cover", path, text]                       a file reads so, and is not changed by it (needs /dev to be memory)
     ["overlay", target, [lowest, ...], upper, work, read_only]     upper "" = none
+    ["overlay_folder", target, [...], upper, work, read_only]      the same; what is no folder is left out of the lowest
     ["tmpfs", target, options]                  such as "size=64m,mode=1777"
     ["mqueue", target]  ["devpts", target]
     ["mask", path]                              a file reads empty, a folder is empty; what is not there is skipped
@@ -151,6 +152,18 @@ def _overlay(target: str, lowers: Sequence[str], upper: str, work: str, read_onl
     kernel.mount("overlay", target, "overlay", flags, options + ",userxattr")
 
 
+def _overlay_folder(target: str, lowers: Sequence[str], upper: str, work: str, read_only: bool) -> None:
+    """Over one folder, which some layers may lack. A link in its place would be followed, to somewhere else."""
+    _overlay(target, [lower for lower in lowers if _is_folder(lower)], upper, work, read_only)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def _tmpfs(target: str, options: str) -> None:
     kernel.mount("tmpfs", target, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
 
@@ -192,6 +205,7 @@ _PERFORMERS: dict[str, Callable[..., None]] = {
     "symlink": _symlink,
     "bind": _bind,
     "overlay": _overlay,
+    "overlay_folder": _overlay_folder,
     "tmpfs": _tmpfs,
     "mqueue": _mqueue,
     "devpts": _devpts,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from jitney.core.imagechecks import full_name
-from jitney.errors import ConnectionError, InvalidError, NotFoundError, from_code
+from jitney.errors import ConnectionError, InvalidError, JitneyError, NotFoundError, from_code
 from jitney.ports.sources import SourceStore
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.fleet import Fleet
@@ -18,6 +19,8 @@ from jitney.wire import methods
 from jitney.wire.messages import images as im
 from jitney.wire.messages import workers as wm
 from jitney.wire.messages.apps import Done
+
+log = logging.getLogger("jitney.images")
 
 WORKER_WAIT_S = 20.0  # a server that has just started may have no worker yet
 
@@ -96,10 +99,22 @@ class Images:
         """Remove what nobody needs."""
         if request.keep_ms < 0:
             raise InvalidError("keep_ms must not be below zero")
-        task = wm.CollectImages(keep_ms=request.keep_ms, dry_run=request.dry_run, in_use=self._in_use())
-        answer = await self._ask(task)
+        return await self._collect(request.keep_ms, dry_run=request.dry_run)
+
+    async def collect_due(self, report: wm.CollectionDue) -> None:
+        """A worker: it is time to. What goes wrong is told, and tried again in an hour."""
+        try:
+            collected = await self._collect(report.keep_ms)
+        except JitneyError as error:
+            log.warning("images_not_collected reason=%s", error.message)
+            return
+        if collected.images or collected.freed_bytes:
+            log.info("images_collected count=%d freed_bytes=%d", len(collected.images), collected.freed_bytes)
+
+    async def _collect(self, keep_ms: int, *, dry_run: bool = False) -> Collected:
+        answer = await self._ask(wm.CollectImages(keep_ms=keep_ms, dry_run=dry_run, in_use=self._in_use()))
         assert answer.collected is not None
-        if not request.dry_run:
+        if not dry_run:
             for image_id in answer.collected.images:
                 self.built.pop(image_id, None)
         return answer.collected

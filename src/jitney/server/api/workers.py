@@ -80,6 +80,8 @@ class WorkersApi:
                 self._images.answered(report)
             elif isinstance(report, wm.BuildEnded):
                 self._images.ended(report)
+            elif isinstance(report, wm.CollectionDue):
+                self._run(self._images.collect_due(report))
         return Done()
 
     def _lines(self, lines: list[LogLine]) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec
+from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec, OverMemory
 
 LOOK_S = 0.002
 LOOKS_MAX = 5_000
@@ -36,6 +36,8 @@ READS_BIND = "cat /bound/note"
 WRITES_BIND = "echo changed > /bound/note"
 WRITES_TMP = "echo x > /tmp/left-in-tmp"
 SAYS_IDENTITY = "id -u"
+EATS = "echo eating; tail /dev/zero"  # waits for the end of a line that never comes, with all of it in memory
+EATS_AND_GOES_ON = f"({EATS}); echo over"
 
 
 class Stage(Protocol):
@@ -47,6 +49,10 @@ class Stage(Protocol):
 
     def layers(self) -> tuple[str, ...]:
         """Folders of a root file system that has a shell and coreutils; () is the host's own."""
+        ...
+
+    def bounds_memory(self) -> bool:
+        """Whether `memory_mib` is enforced."""
         ...
 
     def is_alive(self, marker: str) -> bool:
@@ -214,6 +220,28 @@ class BoxContract:
         asyncio.run(stage.box().discard(folder))
         assert not os.path.lexists(folder)
         asyncio.run(stage.box().discard(folder))  # twice is as good as once
+
+    def test_7_there_is_nothing_to_reap_after_commands_that_ended(self, stage: Stage) -> None:
+        assert self.run(stage, self.spec(stage, EXITS_3))[0] == 3
+        assert asyncio.run(stage.box().reap()) == 0
+        assert self.run(stage, self.spec(stage, EXITS_3))[0] == 3
+
+    def test_8_want_of_memory_is_told_with_its_figures(self, stage: Stage) -> None:
+        if not stage.bounds_memory():
+            pytest.skip("memory is not bounded here")
+        lines: list[str] = []
+        with pytest.raises(OverMemory, match="more than 48 MiB") as caught:
+            asyncio.run(stage.box().run(self.spec(stage, EATS, memory_mib=48), lines.append))
+        assert caught.value.limit_mib == 48
+        assert caught.value.code
+        assert lines[:1] == ["eating"]
+
+    def test_8_a_command_that_ends_well_all_the_same_has_not_failed(self, stage: Stage) -> None:
+        if not stage.bounds_memory():
+            pytest.skip("memory is not bounded here")
+        code, lines = self.run(stage, self.spec(stage, EATS_AND_GOES_ON, memory_mib=48))
+        assert code == 0
+        assert lines[-1] == "over"
 
 
 class _Condition(Protocol):

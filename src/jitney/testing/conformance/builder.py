@@ -36,6 +36,10 @@ class Stage(Protocol):
         """Let gated installs go on."""
         ...
 
+    def is_there(self, image: BuiltImage) -> bool:
+        """Whether all that an image consists of is on the disk."""
+        ...
+
 
 class BuilderContract:
     """Subclass it, and give a fixture `stage(tmp_path)`."""

@@ -1,4 +1,4 @@
-"""The contract of `ports.builder`, sentences 12 to 16: what is there, what it is called, and what may go."""
+"""The contract of `ports.builder`, sentences 12 to 17: what is there, what it is called, and what may go."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jitney.values import ids
 from jitney.values.images import BuiltImage, Env, ImageSpec, Named
 
 DAY_MS = 24 * 3_600_000
-LATER_MS = 10**15  # after any clock
+LATER_MS = 4 * 10**12  # after any clock, and in the range of file systems
 NOWHERE = ids.make(ids.IMAGE, bytes(16))
 
 
@@ -123,3 +123,40 @@ class ImagesContract:
         assert collect(DAY_MS, dry_run=False) == (image.image_id,)
         assert sorted(self.listed(builder)) == sorted([with_name.image_id, used.image_id])
         assert builder.find(used.image_id)
+
+    def test_16_what_is_in_use_counts_as_used(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        image = self.made(builder, spec)
+        assert asyncio.run(builder.collect(DAY_MS, LATER_MS, in_use={image.image_id})).images == ()
+        assert asyncio.run(builder.collect(DAY_MS, LATER_MS + DAY_MS - 1)).images == ()
+        assert asyncio.run(builder.collect(DAY_MS, LATER_MS + DAY_MS + 1)).images == (image.image_id,)
+
+    def test_17_what_is_held_stays_and_counts_as_used(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        image = self.made(builder, spec)
+        first, second = builder.hold(image.image_id), builder.hold(image.image_id)
+        assert first is not None
+        assert second is not None
+        assert first.image == builder.find(image.image_id)
+        first.release()
+        first.release()
+        assert asyncio.run(builder.collect(0, LATER_MS)).images == ()
+        with pytest.raises(InvalidError, match="in use"):
+            asyncio.run(builder.remove(image.image_id))
+        assert builder.find(image.image_id)
+        second.release()
+        assert asyncio.run(builder.remove(image.image_id))
+        assert builder.hold(image.image_id) is None
+
+    def test_17_what_is_held_is_not_changed_by_building_it_anew(self, stage: Stage) -> None:
+        builder, spec = stage.working()
+        image = self.made(builder, spec)
+        hold = builder.hold(image.image_id)
+        assert hold is not None
+        before = hold.image
+        self.made(builder, msgspec.structs.replace(spec, force_build=True))
+        asyncio.run(builder.collect(0, LATER_MS))
+        asyncio.run(builder.reap())
+        assert hold.image == before
+        assert stage.is_there(before)
+        hold.release()

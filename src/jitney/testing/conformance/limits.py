@@ -355,3 +355,20 @@ class LimitsContract:
             assert await stage.limiter.reap() == 0
 
         self.play(make_stage, play)
+
+    # ------------------------------------------------------------------------------------------------ 10, raising
+
+    def test_a_limit_that_is_raised_holds_from_then_on(self, make_stage: MakeStage) -> None:
+        async def play(stage: Stage) -> None:
+            group = stage.limiter.make("g", Bounds(memory_mib=HELD_MIB // 2))
+            group.raise_memory(2 * HELD_MIB)
+            inmate = await stage.run(group, Program.HOLDS)
+            assert await inmate.said() == "holds"
+            assert group.oom_kills() == 0
+            eater = await stage.run(group, Program.EATS)
+            assert await eater.ended() == -signal.SIGKILL
+            assert group.usage().memory_peak_kib <= (2 * HELD_MIB + 1) * 1024
+            await group.remove()
+            group.raise_memory(4 * HELD_MIB)
+
+        self.play(make_stage, play, needs="memory")

@@ -246,6 +246,12 @@ class ImagesAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="images"):
     hint: str = ""
 
 
+class CollectionDue(msgspec.Struct, frozen=True, kw_only=True, tag="collection_due"):
+    """It is time to remove what was not used for so long: the server asks for it, as it knows what functions have."""
+
+    keep_ms: int
+
+
 WorkerReport = (
     ContainerStarted
     | ContainerExited
@@ -253,6 +259,7 @@ WorkerReport = (
     | BuildLine
     | BuildEnded
     | ImagesAnswer
+    | CollectionDue
     | ExecOutput
     | ExecTook
     | ExecEnded

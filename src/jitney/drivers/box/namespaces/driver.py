@@ -13,10 +13,11 @@ from typing import Any
 from jitney.core import egress
 from jitney.drivers.command import Lines
 from jitney.drivers.walls import render
+from jitney.drivers.walls.launchers import Launcher
 from jitney.drivers.walls.machine import Machine
-from jitney.drivers.walls.mask import HostMask
+from jitney.drivers.walls.mask import PARTIAL, HostMask
 from jitney.drivers.walls.wall import Wall, WallFailed, WallGone
-from jitney.ports.box import BoxCapabilities, BoxFailed, BoxSpec
+from jitney.ports.box import BoxCapabilities, BoxFailed, BoxSpec, OverMemory
 from jitney.ports.limits import Bounds, Limiter, LimitsFailed
 from jitney.ports.network import HubPlan, Network, NetworkFailed
 from jitney.values.containers import Exit
@@ -24,6 +25,7 @@ from jitney.values.isolation import Isolation
 
 READ_BYTES = 64 * 1024
 MARKER = "box"
+NAME_PREFIX = "b"  # of a command's folder
 
 
 class NamespacesBox:
@@ -49,14 +51,18 @@ class NamespacesBox:
     def capabilities(self) -> BoxCapabilities:
         """See the port."""
         network = self._network.capabilities()
+        may_write = self._machine.ids.writer == "root"
         return BoxCapabilities(
             isolation=Isolation.NAMESPACES,
             root_filesystem=True,
-            host_layer_writable=self._machine.ids.writer == "root",
+            host_layer_writable=may_write,
             many_users=self._machine.ids.writer != "self",
             network=network.outbound,
-            why=network.why,
-            remedy=network.remedy,
+            why=network.why
+            if may_write
+            else "files of the machine belong to root, and the worker does not run as root",
+            remedy=network.remedy if may_write else "",
+            no_network="" if network.outbound else "; ".join(filter(None, (network.why, network.remedy))),
         )
 
     def adopt(self, folder: str) -> None:
@@ -68,15 +74,24 @@ class NamespacesBox:
         """See the port."""
         await asyncio.to_thread(self._machine.remove_tree, Path(folder))
 
+    async def reap(self) -> int:
+        """See the port. One worker has this folder."""
+        names = os.listdir(self._folder) if self._folder.is_dir() else []
+        left = [name for name in names if name.startswith(NAME_PREFIX) or name.endswith(PARTIAL)]
+        for name in left:
+            await self.discard(str(self._folder / name))
+        return len(left)
+
     async def run(self, spec: BoxSpec, on_line: Callable[[str], None]) -> int:
         """See the port."""
         lines = Lines(on_line)
-        name = f"b{next(self._numbers)}-{secrets.token_hex(3)}"
+        name = f"{NAME_PREFIX}{next(self._numbers)}-{secrets.token_hex(3)}"
         own = self._folder / name
         try:
             self._check(spec)
             await asyncio.to_thread(self._prepare, spec, own)
         except OSError as error:
+            await self.discard(str(own))
             raise BoxFailed(f"its folders cannot be made: {error}") from error
         run = _Run(spec, name, own, lines, self)
         try:
@@ -92,7 +107,10 @@ class NamespacesBox:
         finally:
             await asyncio.shield(run.clean())
         lines.end()
-        return -how.signal if how.signal is not None else how.exit_code or 0
+        code = -how.signal if how.signal is not None else how.exit_code or 0
+        if code and run.oom_kills and spec.memory_mib is not None:
+            raise OverMemory(code, spec.memory_mib)
+        return code
 
     def _check(self, spec: BoxSpec) -> None:
         writes_host = "/" in spec.layers or (not spec.layers and spec.upper)
@@ -131,6 +149,7 @@ class _Run:
         self.wall = Wall(on_orphan=lambda _pid, _how: None, on_death=lambda _wall: None)
         self.group: Any = None
         self.hub: HubPlan | None = None
+        self.oom_kills = 0
         self._opened = False
 
     async def perform(self) -> Exit:
@@ -151,7 +170,7 @@ class _Run:
         }
         env = render.launcher_env(box._environ, MARKER)
         self._opened = True
-        await self.wall.open(machine.launcher(), env, plan)
+        await self.wall.open(Launcher(machine.launcher(), env), plan)
         resolv_conf = await self._connect()
         upper = os.path.basename(spec.upper) if spec.upper else "upper"
         work = os.path.basename(_work_of(spec.upper)) if spec.upper else "work"
@@ -217,6 +236,7 @@ class _Run:
         if self.hub is not None:
             await self.box._network.disconnect(self.name)
         if self.group is not None:
+            self.oom_kills = self.group.oom_kills()
             await self.group.remove()
         if self.spec.upper:
             await self.box.discard(_work_of(self.spec.upper))

@@ -22,10 +22,11 @@ from jitney.drivers.builder.local.copying import Target
 from jitney.drivers.builder.local.disk import RootFile
 from jitney.drivers.builder.local.steps import StepRunner, render_conda_base
 from jitney.drivers.builder.local.tools import Settings
-from jitney.errors import UnsupportedError
+from jitney.errors import ImageBuildError, UnsupportedError
 from jitney.ports.box import Bind
+from jitney.ports.dockerfiles import DockerfileBuilder, DockerfileOrder
 from jitney.ports.pulls import PulledImage, Puller
-from jitney.values.images import Base, DebianSlim, Micromamba, OciArchive, Registry, Scratch
+from jitney.values.images import Base, DebianSlim, Dockerfile, Micromamba, OciArchive, Registry, Scratch
 
 Tell = Callable[[str], None]
 
@@ -63,16 +64,26 @@ def find_debootstrap() -> str:
     return shutil.which("mmdebstrap") or shutil.which("debootstrap") or ""
 
 
+class Brings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who brings what others have made; None: nobody does."""
+
+    puller: Puller | None = None
+    dockerfiles: DockerfileBuilder | None = None
+
+
 class BaseMaker:
     """Fetches bases and makes them."""
 
-    def __init__(self, bench_: Bench, runner: StepRunner, puller: Puller | None, settings: Settings) -> None:
+    def __init__(self, bench_: Bench, runner: StepRunner, settings: Settings, brings: Brings) -> None:
         self._bench = bench_
         self._runner = runner
-        self._puller = puller
+        self._puller = brings.puller
+        self._dockerfiles = brings.dockerfiles
         self._settings = settings
 
-    async def fill(self, folder: Path, base: Base, python: str, what: str, tell: Tell) -> RootFile:
+    async def fill(
+        self, folder: Path, base: Base, python: str, what: str, tell: Tell, *, force: bool = False
+    ) -> RootFile:
         """Make `base`; into `folder`, if it is not one of folders that are elsewhere.
 
         Raises:
@@ -92,6 +103,8 @@ class BaseMaker:
                 return about_pulled(pulled)
             case OciArchive(path=path, reference=reference):
                 return about_pulled(await self._pulls().load(path, reference=reference, on_line=tell))
+            case Dockerfile():
+                return await self._dockerfile(base, what, tell, force=force)
             case Scratch():
                 target = Target(folder, ())
                 for name in SKELETON:
@@ -105,6 +118,26 @@ class BaseMaker:
             case DebianSlim():
                 return await self._debian(folder, python, what, tell)
         raise UnsupportedError(f"{what}: this builder cannot make it")
+
+    async def _dockerfile(self, base: Dockerfile, what: str, tell: Tell, *, force: bool) -> RootFile:
+        """By an engine; what that gives is an archive like any other."""
+        if self._dockerfiles is None:
+            raise UnsupportedError(f"{what}: this worker builds no Dockerfiles")
+        order = DockerfileOrder(
+            base=base,
+            context=self._runner.source(base.context_id) if base.context_id else None,
+            force=force,
+            memory_mib=self._settings.memory_mib,
+            cpu_milli=self._settings.cpu_milli,
+        )
+        async with self._bench.passing() as passing:
+            archive = passing / "image.tar"
+            try:
+                await self._dockerfiles.build(order, archive, tell)
+            except ImageBuildError as error:
+                raise ImageBuildError(f"{what}: {error.message}", hint=error.hint) from None
+            pulled = await self._pulls().load(str(archive), is_own=True, on_line=lambda line: None)
+        return msgspec.structs.replace(about_pulled(pulled), title="from a Dockerfile")
 
     async def _debian(self, folder: Path, python: str, what: str, tell: Tell) -> RootFile:
         if self._settings.base == REGISTRY:

@@ -19,7 +19,7 @@ from jitney.drivers.builder.local import disk
 from jitney.drivers.builder.local.render import is_disk_full
 from jitney.drivers.builder.local.tools import Room, Settings
 from jitney.errors import ImageBuildError, StorageFullError
-from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec
+from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec, OverMemory
 from jitney.ports.builder import LAST_LINES
 from jitney.values.isolation import Isolation
 
@@ -44,10 +44,14 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a command ended: its exit code (negative: a signal), and its last lines."""
+    """How a command ended: its exit code (negative: a signal), and its last lines.
+
+    `memory_mib` is the limit of memory that ended it; 0: it was something else.
+    """
 
     code: int
     last: tuple[str, ...]
+    memory_mib: int = 0
 
 
 class Bench:
@@ -94,19 +98,22 @@ class Bench:
             binds=around.binds,
             env=around.env,
             cwd=around.cwd,
-            cpu_milli=around.cpu_milli or self._settings.cpu_milli,
-            memory_mib=around.memory_mib or self._settings.memory_mib,
+            cpu_milli=_least(around.cpu_milli, self._settings.cpu_milli),
+            memory_mib=_least(around.memory_mib, self._settings.memory_mib),
             pids=self._settings.pids,
             timeout_ms=around.timeout_ms or self._settings.timeout_ms,
         )
+        memory_mib = 0
         try:
             async with self._room.taken():
                 code = await self._box.run(spec, on_line)
+        except OverMemory as over:
+            code, memory_mib = over.code, over.limit_mib
         except BoxFailed as failed:
             raise ImageBuildError(
                 f"the step cannot be run behind a wall: {failed}", hint="`jitney doctor` says what is missing"
             ) from failed
-        return Outcome(code=code, last=tuple(last))
+        return Outcome(code=code, last=tuple(last), memory_mib=memory_mib)
 
     async def run_or_fail(
         self, argv: Sequence[str], around: Surroundings, what: str, tell: Callable[[str], None]
@@ -119,7 +126,12 @@ class Bench:
         """
         outcome = await self.run(argv, around, tell)
         if outcome.code:
-            raise failure(what, outcome)
+            raise self.failure(what, outcome)
+
+    def failure(self, what: str, outcome: Outcome) -> ImageBuildError | StorageFullError:
+        """What to tell of a command that failed in the box."""
+        can = self._box.capabilities()
+        return failure(what, outcome, no_network="" if can.network else can.no_network)
 
     @contextlib.asynccontextmanager
     async def passing(self) -> AsyncIterator[Path]:
@@ -165,11 +177,24 @@ def proxies(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in PROXIES if environ.get(name) and "@" not in environ[name]}
 
 
-def failure(what: str, outcome: Outcome) -> ImageBuildError | StorageFullError:
+def _least(asked: int | None, most: int | None) -> int | None:
+    """A limit that a step asks for itself, which is never above that of the machine."""
+    return min((one for one in (asked, most) if one), default=None)
+
+
+def failure(what: str, outcome: Outcome, *, no_network: str = "") -> ImageBuildError | StorageFullError:
     """What to tell of a command that failed. `what` is the step: 'step 2 of 3 (apt install git)'."""
     output = "\n".join(f"  {line}" for line in outcome.last)
     if is_disk_full(output):
         return StorageFullError(f"no room for {what}:\n{output}\n", hint="free some space, and build again")
+    if outcome.memory_mib:
+        return ImageBuildError(
+            f"{what} needed more than the {outcome.memory_mib:,} MiB of memory that it may have, and was ended; "
+            f"its last lines:\n{output}",
+            hint="raise `build_memory_mib` of the worker (or `memory` of a run_function), "
+            "or have it do less at the same time, such as `make -j1`",
+        )
     code = outcome.code
     how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return ImageBuildError(f"{what} {how}; its last lines:\n{output}")
+    hint = f"commands of builds have no network on this machine: {no_network}" if no_network else ""
+    return ImageBuildError(f"{what} {how}; its last lines:\n{output}", hint=hint)

@@ -30,6 +30,7 @@ from jitney.drivers.builder.local.tools import Settings, Uv, room_of_machine
 from jitney.errors import ImageBuildError, InvalidError
 from jitney.ports.box import Box, BoxCapabilities
 from jitney.ports.builder import OnProgress
+from jitney.ports.dockerfiles import DockerfileBuilder
 from jitney.ports.pulls import Puller
 from jitney.values import ids
 from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, Named
@@ -46,6 +47,7 @@ class LocalBuilder:
         box: what runs steps.
         settings: how images are made here.
         puller: what fetches images of registries; None = there is none.
+        dockerfiles: what builds Dockerfiles that need an engine; None = nothing does.
         sources: folder of the trees of shipped files; None = beside `images`.
         uv: the uv to run; '' = the one of the `uv` package.
         micromamba: likewise; None = look on PATH.
@@ -60,6 +62,7 @@ class LocalBuilder:
         settings: Settings | None = None,
         *,
         puller: Puller | None = None,
+        dockerfiles: DockerfileBuilder | None = None,
         sources: Path | None = None,
         uv: str = "",
         micromamba: str | None = None,
@@ -70,6 +73,7 @@ class LocalBuilder:
         self._box = box
         self._settings = settings or Settings()
         self._puller = puller
+        self._dockerfiles = dockerfiles
         self._clock_ms = clock_ms
         self._micromamba = steps.find_micromamba() if micromamba is None else micromamba
         self._flights: Flights[Made] = Flights()
@@ -85,7 +89,7 @@ class LocalBuilder:
             bench=bench,
             roots=Roots(images, box),
             runner=runner,
-            bases=bases.BaseMaker(bench, runner, puller, self._settings),
+            bases=bases.BaseMaker(bench, runner, self._settings, bases.Brings(puller=puller, dockerfiles=dockerfiles)),
             pythons=Pythons(tools, bench, str(images)),
             machine=f"{sys.platform}-{platform.machine()}",
         )
@@ -124,6 +128,7 @@ class LocalBuilder:
             self._settings,
             self._capabilities,
             has_puller=self._puller is not None,
+            dockerfiles=self._dockerfiles,
             micromamba=self._micromamba,
             debootstrap=bases.find_debootstrap(),
         )
@@ -269,6 +274,7 @@ class LocalBuilder:
         decision = await asyncio.to_thread(self._look, in_use, before_ms)
         freed = await asyncio.to_thread(self._collector.size, decision)
         if not dry_run:
+            await asyncio.to_thread(self._mark_used, in_use, now_ms)
             await self._collector.remove(await asyncio.to_thread(self._set_aside, in_use, before_ms, ""))
             if self._puller is not None:
                 keep = await asyncio.to_thread(self._base_layers)
@@ -278,6 +284,10 @@ class LocalBuilder:
     def _look(self, in_use: Collection[str], before_ms: int) -> Decision:
         with disk.locked(self._images / disk.COLLECT_LOCK):
             return self._collector.look(in_use, before_ms)
+
+    def _mark_used(self, in_use: Collection[str], now_ms: int) -> None:
+        with disk.locked(self._images / disk.COLLECT_LOCK):
+            self._collector.mark_used(in_use, now_ms)
 
     def _set_aside(self, in_use: Collection[str], before_ms: int, only: str) -> list[Path]:
         with disk.locked(self._images / disk.COLLECT_LOCK):
@@ -291,13 +301,15 @@ class LocalBuilder:
 
     async def reap(self) -> int:
         """See the port."""
+        others = await self._box.reap()
         if not self._images.is_dir():
-            return 0
+            return others
         with disk.locked(self._images / disk.COLLECT_LOCK):
             left, passing = await asyncio.to_thread(self._collector.leftovers)
         await self._collector.remove([*left, *passing])
-        pulled = await self._puller.reap() if self._puller is not None else 0
-        return len(left) + pulled
+        if self._puller is not None:
+            others += await self._puller.reap()
+        return len(left) + others
 
     async def close(self) -> None:
         """See the port."""

@@ -140,6 +140,13 @@ class Collector:
             images=(only,), folders=tuple(one for one in folders if one.path in mine and one.path not in others)
         )
 
+    def mark_used(self, in_use: Collection[str], now_ms: int) -> None:
+        """Images that are in use, or held, are used now. Under the lock."""
+        kept = {*in_use, *leases.held(self._images)}
+        for image_id, _ in self.image_files():
+            if image_id in kept:
+                disk.touch(self._images / image_id / disk.USED_FILE, now_ms)
+
     def is_held(self, image_id: str) -> bool:
         """Whether a living process holds an image. Under the lock."""
         return image_id in leases.held(self._images)

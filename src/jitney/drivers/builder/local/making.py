@@ -147,7 +147,8 @@ class Making:
         tell = partial(self._tell, number, step)
 
         async def fill(folder: Path) -> RootFile:
-            return await self._shop.bases.fill(folder, base, python, self._what(number, step), tell)
+            what = self._what(number, step)
+            return await self._shop.bases.fill(folder, base, python, what, tell, force=self._plan.force_build)
 
         folders, self._about = await self._layer(number, step, digest, fill)
         self._folders = [*folders]

@@ -7,6 +7,7 @@ from jitney.drivers.builder.local import bases
 from jitney.drivers.builder.local.tools import Settings
 from jitney.errors import UnsupportedError
 from jitney.ports.box import BoxCapabilities
+from jitney.ports.dockerfiles import DockerfileBuilder
 from jitney.values.images import DebianSlim, Dockerfile, Micromamba, OciArchive, Registry
 
 NEEDS_ROOT = "it needs a root file system, and there are Python environments only here"
@@ -20,7 +21,14 @@ INSTEAD = {
 
 
 def check(
-    plan: ImagePlan, settings: Settings, box: BoxCapabilities, *, has_puller: bool, micromamba: str, debootstrap: str
+    plan: ImagePlan,
+    settings: Settings,
+    box: BoxCapabilities,
+    *,
+    has_puller: bool,
+    dockerfiles: DockerfileBuilder | None,
+    micromamba: str,
+    debootstrap: str,
 ) -> None:
     """Whether the plan can be made.
 
@@ -29,10 +37,7 @@ def check(
     """
     base, what = plan.base, base_title(plan.base)
     if isinstance(base, Dockerfile):
-        raise UnsupportedError(
-            f"this Dockerfile cannot be built without an engine{f': {base.why}' if base.why else ''}",
-            hint="the runtime `oci` builds it with Docker or Podman, where one of them is installed",
-        )
+        _check_engine(base, dockerfiles)
     is_debian = isinstance(base, DebianSlim)
     is_host = settings.base == bases.HOST and isinstance(base, DebianSlim | Micromamba)
     if not plan.needs_root and (is_host or not is_debian):
@@ -47,7 +52,7 @@ def check(
             hint='begin with Image.from_registry("python:3.12-slim"), or set base = "registry" or base = '
             '"debootstrap" of the worker, so that debian_slim has a file system of its own',
         )
-    pulls = isinstance(base, Registry | OciArchive) or (is_debian and settings.base == bases.REGISTRY)
+    pulls = isinstance(base, Registry | OciArchive | Dockerfile) or (is_debian and settings.base == bases.REGISTRY)
     if pulls and not has_puller:
         raise UnsupportedError(f"{what}: this worker pulls no images", hint="use Image.debian_slim")
     if is_debian and settings.base == bases.DEBOOTSTRAP and not debootstrap:
@@ -59,6 +64,21 @@ def check(
         raise UnsupportedError(
             "this machine has no micromamba",
             hint="install it where the worker finds it on PATH, or use Image.debian_slim and uv_pip_install",
+        )
+
+
+def _check_engine(base: Dockerfile, dockerfiles: DockerfileBuilder | None) -> None:
+    why, remedy = dockerfiles.why_not() if dockerfiles is not None else ("this worker uses none", "")
+    if why:
+        needs = f" ({base.why})" if base.why else ""
+        raise UnsupportedError(
+            f"this Dockerfile cannot be built without an engine{needs}: {why}",
+            hint=remedy or "leave out what needs one, or build it elsewhere and use Image.from_registry",
+        )
+    if base.secrets:
+        raise UnsupportedError(
+            "secrets cannot be handed to an engine's build: they would stay in the image",
+            hint="use `run_commands(secrets=...)` on top of the image, which keeps none",
         )
 
 

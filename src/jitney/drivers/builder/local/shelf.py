@@ -23,9 +23,11 @@ class Hold:
     `fd` is the lock itself: a process that is given it keeps the image too.
     """
 
-    def __init__(self, image: BuiltImage, lease: Lease) -> None:
+    def __init__(self, image: BuiltImage, lease: Lease, on_release: Callable[[], None]) -> None:
         self.image = image
         self._lease = lease
+        self._on_release = on_release
+        self._is_released = False
 
     @property
     def fd(self) -> int:
@@ -34,7 +36,10 @@ class Hold:
 
     def release(self) -> None:
         """It may be removed. Twice is as good as once."""
-        self._lease.release()
+        if not self._is_released:
+            self._is_released = True
+            self._on_release()  # before it is let go: it was used until now
+            self._lease.release()
 
 
 class Shelf:
@@ -76,8 +81,11 @@ class Shelf:
         """The same, for use: that counts for what is collected."""
         found = self.find(image_id)
         if found:
-            disk.touch(self._images / image_id / disk.USED_FILE, self._clock_ms())
+            self._used(image_id)
         return found
+
+    def _used(self, image_id: str) -> None:
+        disk.touch(self._images / image_id / disk.USED_FILE, self._clock_ms())
 
     def hold(self, image_id: str) -> Hold | None:
         """An image that nobody removes meanwhile."""
@@ -89,7 +97,7 @@ class Shelf:
             lease.add(image_id, *self._collector.needs(image))
             found = self.use(image_id)  # looked at once the lease has it
             if found and found.layers == image.layers:
-                return Hold(found, lease)
+                return Hold(found, lease, lambda: self._used(image_id))
         except BaseException:
             lease.release()
             raise

@@ -194,7 +194,7 @@ class StepRunner:
             if outcome.code in EXEC_FAILED and not outcome.last:
                 raise ImageBuildError(f"{what} failed: the image has no program {command.argv[0]}")
             if outcome.code:
-                raise bench.failure(what, outcome)
+                raise self._bench.failure(what, outcome)
 
     # ---------------------------------------------------------------------------------------------- each kind
 
@@ -250,7 +250,7 @@ class StepRunner:
             on_host.mkdir(parents=True)
             binds.append(Bind(source=path, target=in_box))
         if layer.source_id:
-            source = self._source(layer.source_id)
+            source = self.source(layer.source_id)
             on_host, in_box = bench.given(passing, "source")
             on_host.mkdir()
             binds.append(Bind(source=str(source), target=in_box))
@@ -258,14 +258,19 @@ class StepRunner:
         return (Command(argv=argv, shown=f"{layer.name}()"),)
 
     def _copy(self, layer: CopyTree, target: Target, cwd: str, *, is_host: bool) -> None:
-        target.copy_tree(self._source(layer.source_id), posixpath.join(cwd, layer.target))
+        target.copy_tree(self.source(layer.source_id), posixpath.join(cwd, layer.target))
         if is_host:
             # Each of the machine's folders has an overlay of its own there, for which every layer has to have it.
             for name in HOST_FOLDERS:
                 if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}"):
                     target.make_folder(name)
 
-    def _source(self, source_id: str) -> Path:
+    def source(self, source_id: str) -> Path:
+        """The tree of shipped files.
+
+        Raises:
+            ImageBuildError: it is not here.
+        """
         path = self._sources / source_id
         if not path.is_dir() or path.is_symlink():
             raise ImageBuildError(

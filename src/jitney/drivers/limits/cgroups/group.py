@@ -74,6 +74,14 @@ class CgroupGroup:
             except OSError as error:
                 raise OSError(error.errno, f"{error.strerror} ({write.text})", path) from None
 
+    def raise_memory(self, memory_mib: int) -> None:
+        """See the port."""
+        part = self._layout.part(Role.MEMORY)
+        if part is not None and not self._is_removed:
+            for write in DIALECTS[part.version].raises(memory_mib):
+                if write.file in part.files:
+                    files.try_write(f"{self._folders[part.folder]}/{write.file}", write.text)
+
     # ------------------------------------------------------------------------------------------------ entering
 
     @property

@@ -48,6 +48,13 @@ def writes(bounds: Bounds, roles: Collection[Role]) -> tuple[Write, ...]:
     return tuple(found)
 
 
+def raises(memory_mib: int) -> tuple[Write, ...]:
+    """A higher limit of memory: first of both together, as that may not be the lower one."""
+    size = str(memory_mib * MIB)
+    names = ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes")
+    return tuple(Write(name, size, optional=True) for name in names)
+
+
 def read(roles: Collection[Role], texts: Mapping[str, str]) -> Counters:
     """What files say; one that is not there counts nothing."""
     found = Counters()

@@ -41,6 +41,11 @@ def writes(bounds: Bounds, roles: Collection[Role]) -> tuple[Write, ...]:
     return tuple(found)
 
 
+def raises(memory_mib: int) -> tuple[Write, ...]:
+    """A higher limit of memory."""
+    return (Write("memory.max", str(memory_mib * MIB), optional=True),)
+
+
 def read(roles: Collection[Role], texts: Mapping[str, str]) -> Counters:
     """What files say; one that is not there counts nothing."""
     found = Counters()

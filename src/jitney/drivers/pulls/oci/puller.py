@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from yarl import URL
 
-from jitney.drivers.pulls.oci import addresses, credentials, layout, manifest
+from jitney.drivers.pulls.oci import addresses, archives, credentials, layout, manifest
 from jitney.drivers.pulls.oci.layers import Layers, Scopes
 from jitney.drivers.pulls.oci.manifest import Descriptor, Manifest, Platform
 from jitney.drivers.pulls.oci.plain import make_plain
@@ -78,11 +78,19 @@ class OciPuller:
         return await self._tracked(self._pull(parsed, given, wanted, scope, careful(on_line)))
 
     async def load(
-        self, path: str, *, reference: str = "", platform: str = "", scope: str = "", on_line: OnLine
+        self,
+        path: str,
+        *,
+        reference: str = "",
+        platform: str = "",
+        scope: str = "",
+        is_own: bool = False,
+        on_line: OnLine,
     ) -> PulledImage:
         """See the port."""
         wanted = manifest.parse_platform(platform) if platform else manifest.machine()
-        return await self._tracked(self._load(path, reference, wanted, scope, careful(on_line)))
+        real = path if is_own else archives.allowed(path, self._settings, uid=os.geteuid())
+        return await self._tracked(self._load(path, real, reference, wanted, scope, careful(on_line)))
 
     def find(self, digest: str, *, scope: str = "") -> PulledImage | None:
         """See the port."""
@@ -185,18 +193,21 @@ class OciPuller:
             self._remember(own_scope, digest, image, wanted)
         return image
 
-    async def _load(self, path: str, reference: str, wanted: Platform, scope: str, on_line: OnLine) -> PulledImage:
-        self._check_path(path)
+    async def _load(
+        self, path: str, real: str, reference: str, wanted: Platform, scope: str, on_line: OnLine
+    ) -> PulledImage:
         on_line(f"reading {path}")
         async with AsyncExitStack() as stack:
-            plain = path
+            plain = real  # a link could be changed meanwhile
             with room_errors():
                 try:
-                    is_compressed = await asyncio.to_thread(layout.is_compressed, path)
+                    is_compressed = await asyncio.to_thread(layout.is_compressed, real)
                 except OSError as error:
-                    raise InvalidError(f"{path} cannot be read ({error.strerror})") from None
+                    raise InvalidError(
+                        f"{path} cannot be read ({error.strerror})", hint="the path is one of the worker's machine"
+                    ) from None
                 if is_compressed:
-                    plain = await stack.enter_async_context(self._plain(path))
+                    plain = await stack.enter_async_context(self._plain(real))
             source = await asyncio.to_thread(layout.open_local, plain, reference, path)
             resolved = await resolve(source, "", wanted, path)
 
@@ -240,17 +251,6 @@ class OciPuller:
             raise ResourceExhaustedError(
                 f"{what} has {total / 1e9:,.1f} GB, which is over the limit of this machine",
                 hint="choose a smaller image, or have the administrator raise the limit",
-            )
-
-    def _check_path(self, path: str) -> None:
-        if not os.path.isabs(path):
-            raise InvalidError(f"{path!r} is not an absolute path", hint="it is a path of the worker's machine")
-        allowed = self._settings.archives
-        real = os.path.realpath(path)
-        if allowed is not None and not any(Path(real).is_relative_to(os.path.realpath(each)) for each in allowed):
-            raise PermissionDeniedError(
-                f"{path} is in no folder that images may be loaded from",
-                hint=f"put it below {', '.join(allowed)}" if allowed else "have the administrator allow one",
             )
 
     @asynccontextmanager

@@ -15,13 +15,16 @@ class PullSettings(msgspec.Struct, frozen=True, kw_only=True):
     `insecure` are hosts that are spoken to without TLS; those of this machine are anyway.
     `private` are hosts that may be at addresses which are not public ("*": any). An image's name comes from a user:
     without this list, a name could make the worker knock at doors inside of your network.
-    `archives` are folders that layouts and archives may be loaded from; None: any that the worker can read.
+    `archives` are folders that layouts and archives may be loaded from (`pulls.oci.archives`); None: any that the
+    worker can read. `archives_of_user`: also what belongs to this process's user, but not below one of `kept_out`.
     """
 
     mirrors: dict[str, str] = {}
     insecure: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
     archives: tuple[str, ...] | None = None
+    archives_of_user: bool = False
+    kept_out: tuple[str, ...] = ()
     docker_config: str = ""  # a file in the form of ~/.docker/config.json; "" = that of the user
     attempts: int = 6
     backoff_ms: int = 500

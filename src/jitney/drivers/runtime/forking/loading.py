@@ -11,6 +11,8 @@ import msgspec
 from jitney.ports.runtime import TemplateFacts
 from jitney.values.containers import LogLine, TemplateSpec
 
+WALLED = "CRIU cannot write down a process behind a wall, only with `runtime = process`"
+
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """The LOADED message of a template (runner.template_protocol), as far as it decides something."""
@@ -19,6 +21,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_ms: float = 0.0
     obstacles: tuple[str, ...] = ()
     is_snapshot_to_blame: bool = False
+    connections: tuple[str, ...] = ()  # that a checkpoint could not have
+    no_checkpoint: str = ""  # why containers are not restored from one, where that was asked for
 
     @property
     def can_fork(self) -> bool:
@@ -31,14 +35,15 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
         if self.can_fork:
             return ""
         what = "; ".join(self.obstacles)
+        instead = f" There is no checkpoint to restore it from: {self.no_checkpoint}." if self.no_checkpoint else ""
         if self.is_snapshot_to_blame:
             return (
                 f"the memory snapshot is not used, so that each container runs @enter(snap=True) methods itself: "
-                f"they left what cannot be shared ({what}). Open it in an @enter() method, or close it again."
+                f"they left what cannot be shared ({what}). Open it in an @enter() method, or close it again.{instead}"
             )
         return (
             f"each container imports the module itself, which is slow: the import left what a fork would not have "
-            f"({what}). Start it in a function, or in an @enter() method."
+            f"({what}). Start it in a function, or in an @enter() method.{instead}"
         )
 
     def facts(self, kib: int) -> TemplateFacts:
@@ -46,7 +51,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
         return TemplateFacts(import_ms=self.import_ms, snapshot_ms=self.snapshot_ms, kib=kib, note=self.note)
 
 
-def load_message(spec: TemplateSpec, source: str) -> dict[str, Any]:
+def load_message(spec: TemplateSpec, source: str, *, checkpoint: bool = False) -> dict[str, Any]:
     """LOAD, without its kind. `source` is the folder of the user's code as the template sees it, or ''."""
     return {
         "source": source,
@@ -54,12 +59,20 @@ def load_message(spec: TemplateSpec, source: str) -> dict[str, Any]:
         "main_module": spec.main_module,
         "sys_path": [],
         "snapshot": msgspec.to_builtins(spec.snapshot),
+        "checkpoint": checkpoint,
     }
 
 
 def without_snapshot(spec: TemplateSpec) -> TemplateSpec:
     """The same, but that containers run those methods themselves."""
     return msgspec.structs.replace(spec, snapshot=None)
+
+
+def behind_wall(spec: TemplateSpec, loaded: Loaded) -> Loaded:
+    """The same, for a runtime whose containers are behind walls: if a checkpoint was asked for, why there is none."""
+    if not spec.checkpoint or loaded.can_fork:
+        return loaded
+    return msgspec.structs.replace(loaded, no_checkpoint=WALLED)
 
 
 def read_loaded(message: Mapping[str, Any]) -> Loaded:
@@ -73,6 +86,7 @@ def read_loaded(message: Mapping[str, Any]) -> Loaded:
         snapshot_ms=float(message["snapshot_ms"]),
         obstacles=tuple(str(one)[:500] for one in message["obstacles"])[:20],
         is_snapshot_to_blame=message["is_snapshot_to_blame"] is True,
+        connections=tuple(str(one)[:500] for one in message.get("connections") or ())[:20],
     )
 
 

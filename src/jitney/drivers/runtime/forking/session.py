@@ -66,6 +66,7 @@ class Session:
         self._unwritten: deque[memoryview] = deque()
         self._unwritten_bytes = 0
         self._feed_ends = False
+        self._is_killed = False
         self._room = asyncio.Event()
         self._code: int | None = None
         self.ended: asyncio.Future[int] = self._loop.create_future()
@@ -86,7 +87,7 @@ class Session:
                 self._deliver_rest()
 
     def _resume(self) -> None:
-        if not self._is_reading:
+        if not self._is_reading and not self._is_killed:
             self._is_reading = True
             for which, fd in self._outputs.items():
                 self._loop.add_reader(fd, self._read, which)
@@ -231,12 +232,11 @@ class Session:
         if self.ended.done():
             return
         self._pause()
-        for which in list(self._outputs):
-            self._close_output(which)
+        self._is_killed = True
         if self._code is None:
-            self._command.kill()
+            self._command.kill()  # its output is closed when it has ended: seeing that first, it could end otherwise
         else:
-            self._finish()
+            self._drop_output()
 
     async def wait(self) -> int:
         """See the port."""
@@ -245,7 +245,15 @@ class Session:
     def _exited(self, code: int) -> None:
         self._code = code
         self._pause()
-        self._deliver_rest()
+        if self._is_killed:
+            self._drop_output()
+        else:
+            self._deliver_rest()
+
+    def _drop_output(self) -> None:
+        for which in list(self._outputs):
+            self._close_output(which)
+        self._finish()
 
     def _finish(self) -> None:
         if not self.ended.done():

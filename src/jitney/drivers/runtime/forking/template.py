@@ -1,7 +1,8 @@
 """One template process: speaks `runner.template_protocol` with it, and notices its end.
 
 A *cold* one becomes the container that is asked of it, instead of forking it: for modules whose import starts threads,
-which a fork would not have, while it had their locks.
+which a fork would not have, while it had their locks. It may be paused before, to be written down (runner.pause), and
+what is made from that is a cold one too, which begins with `resume`.
 
 The control socket is non-blocking and read by callbacks, so that a burst of a hundred forks costs no task switches.
 What arrives is acted on in the order in which the template said it: `forked` always before the same container's
@@ -15,7 +16,7 @@ import base64
 import socket
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jitney.drivers.runtime.forking.capture import Capture
@@ -57,7 +58,10 @@ class LoadOutput:
 
 
 class TemplateProcess:
-    """See the module. The three callbacks run on the loop; `on_death` once, when all else has been said."""
+    """See the module. The callbacks run on the loop; `on_death` once, when all else has been said.
+
+    `judge` says what an end as the system tells it really was, and `advice` what to do where that was memory.
+    """
 
     def __init__(
         self,
@@ -69,7 +73,9 @@ class TemplateProcess:
         is_cold: bool,
         on_exited: Callable[[str, int, Exit], None],
         on_death: Callable[[TemplateProcess], None],
+        judge: Callable[[Exit], Exit] = lambda how: how,
     ) -> None:
+        self.advice = ""
         self.is_alive = True
         self.is_cold = is_cold
         self.exit = Exit()  # how it ended, when it has
@@ -82,6 +88,7 @@ class TemplateProcess:
         self._printer = printer
         self._on_exited = on_exited
         self._on_death = on_death
+        self._judge = judge
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._forks: dict[str, OnForked] = {}
@@ -114,6 +121,22 @@ class TemplateProcess:
             raise TemplateGone
         self._forks[message["container"]] = on_forked
         self._send({"kind": protocol.FORK, **message}, fds)
+
+    def pause(self, door: str) -> None:
+        """Have a cold one let go of its socket and stop itself; once it goes on, it comes to that door."""
+        self._loop.remove_reader(self._control)
+        self._send({"kind": protocol.PAUSE, "door": door})
+
+    def resume(self, control: socket.socket, env: Mapping[str, str]) -> None:
+        """It goes on, at the other end of this socket. `env`: what a template would be started with now."""
+        if control is not self._control:
+            self._loop.remove_writer(self._control)
+            self._control.close()
+            self._control = control
+            control.setblocking(False)
+            self._loop.add_reader(control, self._on_readable)
+        self._end_load()
+        self._send({"kind": protocol.RESUME, "env": dict(env)})
 
     def kill(self) -> None:
         """End it at once. Its containers go on."""
@@ -218,9 +241,9 @@ class TemplateProcess:
         self._loop.remove_reader(self._control)
         self._loop.remove_writer(self._control)
         self._control.close()
-        self.exit = how
+        self.exit = self._judge(how)
         if self._is_loading:
-            self._fail_load(_died_loading(self.exit))
+            self._fail_load(_died_loading(self.exit, self.advice))
         self._capture.finish()
         forks, self._forks = self._forks, {}
         for on_forked in forks.values():
@@ -235,6 +258,9 @@ class TemplateProcess:
             return False
 
 
-def _died_loading(how: Exit) -> bytes:
-    message = f"the process that imports the module ended with {how.describe()} before the import was done"
+def _died_loading(how: Exit, advice: str) -> bytes:
+    if how.oom_killed:
+        message = f"the process that imports the module was ended: {how.describe()}. {advice}".rstrip()
+    else:
+        message = f"the process that imports the module ended with {how.describe()} before the import was done"
     return encode_failure_text("StartupError", message, module="jitney.errors")

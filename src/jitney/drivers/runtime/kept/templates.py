@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
-from jitney.drivers.runtime.forking.loading import Loaded, load_message, without_snapshot
+from jitney.drivers.runtime.forking.loading import Loaded, behind_wall, load_message, without_snapshot
 from jitney.drivers.runtime.forking.template import TemplateProcess
 from jitney.drivers.runtime.kept.box import Box
 from jitney.drivers.runtime.kept.keeper import BoxFailed, BoxGone
@@ -65,7 +65,7 @@ class Templates:
         try:
             template: TemplateProcess | None = await self._load(box, spec, cause, output)
             assert template is not None
-            loaded = template.loaded
+            loaded = behind_wall(spec, template.loaded)
             if not loaded.can_fork:
                 template.kill()
                 await template.dead

@@ -3,18 +3,26 @@
 The writable layer of a container is a folder of the machine's file system. A quota of the kernel's would need project
 quotas, which few file systems have switched on; so the folder is walked. A walk costs what it has files for, and the
 next one comes no sooner than ten times as long after it: looking takes a tenth of one processor at most.
+
+A file that was removed while somebody has it open is in no folder, and takes as much room as before. So the descriptors
+of whoever is in the container are looked at too. What is held otherwise (by a mapping only, or on its way through a
+socket) is not seen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+
+from jitney.drivers.runtime.forking import procfs
 
 DEFAULT_MIB = 512 * 1024  # without `ephemeral_disk`
 LOOK_S = 1.0
 SHARE = 10
+DESCRIPTORS_MAX = 100_000  # of one container: more are not looked at
 
 
 def used_kib(folder: str, enough_kib: int) -> int:
@@ -42,18 +50,91 @@ def used_kib(folder: str, enough_kib: int) -> int:
     return blocks // 2
 
 
+def removed_kib(pids: Iterable[int], in_memory: Collection[int]) -> int:
+    """KiB on disk of files that were removed, and that these processes have open. Blocks.
+
+    `in_memory`: the numbers of devices whose files are memory.
+    """
+    blocks, looked = 0, 0
+    seen: set[tuple[int, int]] = set()
+    for folder in (f"/proc/{pid}/fd" for pid in pids):
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue  # it has ended
+        for name in names:
+            looked += 1
+            if looked > DESCRIPTORS_MAX:
+                return blocks // 2
+            try:
+                status = os.stat(f"{folder}/{name}")
+            except OSError:
+                continue
+            which = status.st_dev, status.st_ino
+            if stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_dev not in in_memory:
+                blocks += 0 if which in seen else status.st_blocks
+                seen.add(which)
+    return blocks // 2
+
+
+def devices_in_memory(pid: int) -> frozenset[int]:
+    """The devices of memfd files, and of what is mounted for shared memory, here and where process `pid` is."""
+    found = set()
+    for path in ("/dev/shm", f"/proc/{pid}/root/dev/shm"):
+        try:
+            found.add(os.stat(path).st_dev)
+        except OSError:
+            pass
+    fd = os.memfd_create("jitney")
+    found.add(os.fstat(fd).st_dev)
+    os.close(fd)
+    return frozenset(found)
+
+
+def namespace_of(pid: int) -> int:
+    """The number of a process's pid namespace; 0 when it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _by_namespace() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for pid in procfs.pids():
+        found.setdefault(namespace_of(pid), []).append(pid)
+    return found
+
+
+class Watched:
+    """A container: its folder, its limit, and where its processes are."""
+
+    def __init__(self, folder: str, limit_kib: int, pid: int) -> None:
+        self.folder = folder
+        self.limit_kib = limit_kib
+        self.namespace = namespace_of(pid) if pid else 0
+        self.in_memory = devices_in_memory(pid) if self.namespace else frozenset()
+
+    def used_kib(self, processes: dict[int, list[int]]) -> int:
+        """On disk, by files that can be found and files that cannot. Blocks."""
+        used = used_kib(self.folder, self.limit_kib)
+        if used <= self.limit_kib and self.namespace:
+            used += removed_kib(processes.get(self.namespace, ()), self.in_memory)
+        return used
+
+
 class DiskWatch:
     """Watches folders. `on_over(name, used_kib)` is called once, on the loop, for one that has passed its limit."""
 
     def __init__(self, on_over: Callable[[str, int], None]) -> None:
         self._on_over = on_over
-        self._watched: dict[str, tuple[str, int]] = {}
+        self._watched: dict[str, Watched] = {}
         self._used: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def watch(self, name: str, folder: str, limit_kib: int) -> None:
-        """From now on."""
-        self._watched[name] = folder, limit_kib
+    def watch(self, name: str, folder: str, limit_kib: int, pid: int = 0) -> None:
+        """From now on; whoever is in the pid namespace of process `pid` is asked for open files."""
+        self._watched[name] = Watched(folder, limit_kib, pid)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._look())
 
@@ -71,11 +152,12 @@ class DiskWatch:
         while self._watched:
             await asyncio.sleep(pause_s)
             started_s = time.monotonic()
-            for name, (folder, limit_kib) in list(self._watched.items()):
-                used = await asyncio.to_thread(used_kib, folder, limit_kib)
+            processes = await asyncio.to_thread(_by_namespace)
+            for name, one in list(self._watched.items()):
+                used = await asyncio.to_thread(one.used_kib, processes)
                 if name in self._watched:
                     self._used[name] = used
-                    if used > limit_kib:
+                    if used > one.limit_kib:
                         del self._watched[name]
                         self._on_over(name, used)
             pause_s = max(LOOK_S, SHARE * (time.monotonic() - started_s))

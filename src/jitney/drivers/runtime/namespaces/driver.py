@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping
@@ -12,12 +13,14 @@ import msgspec
 from jitney.drivers.runtime.forking import leftovers
 from jitney.drivers.runtime.forking.leftovers import Leftovers
 from jitney.drivers.runtime.forking.marker import marker_of
+from jitney.drivers.runtime.namespaces.bounding import bound
 from jitney.drivers.runtime.namespaces.enclosure import Enclosure
 from jitney.drivers.runtime.namespaces.life import Containers, bounds_of, disk_limit_kib
 from jitney.drivers.runtime.namespaces.names import no_names
 from jitney.drivers.runtime.namespaces.stock import STOCK_MIN
 from jitney.drivers.runtime.namespaces.templates import Templates
 from jitney.drivers.walls import render
+from jitney.drivers.walls.launchers import Launchers
 from jitney.drivers.walls.machine import Machine
 from jitney.drivers.walls.wall import WallFailed, WallGone
 from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
@@ -49,6 +52,7 @@ class NamespacesRuntime:
         network: their way out.
         names: makes what answers for names, where a policy lists domains; what is refused goes to the given function.
         stock_min: pods that are kept ready behind each wall.
+        template_limit_mib: memory that each template may take; 0: what there is.
         environ: of this process; containers see nothing of it.
     """
 
@@ -60,6 +64,7 @@ class NamespacesRuntime:
         network: Network,
         names: Callable[[OnRefused], Names] = no_names,
         stock_min: int = STOCK_MIN,
+        template_limit_mib: int = 0,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
@@ -68,12 +73,17 @@ class NamespacesRuntime:
         self._containers = Containers(limiter)
         self._names_of_hubs = names(self._containers.on_refused)
         self._stock_min = stock_min
-        self._environ = os.environ if environ is None else environ
         self._machine = Machine()
+        env = render.launcher_env(os.environ if environ is None else environ, marker_of(home))
+        self._launchers = Launchers(self._machine.launcher(), env)
         self._leftovers = Leftovers(home, marker_of(home))
         self._names = itertools.count(1)
         self._templates = Templates(
-            self._enclose, on_exited=self._containers.on_exited, on_death=self._containers.on_template_death
+            self._enclose,
+            functools.partial(bound, limiter, template_limit_mib),
+            on_exited=self._containers.on_exited,
+            on_death=self._containers.on_template_death,
+            spawn=self._containers.spawn,
         )
         self._enclosures: set[Enclosure] = set()
 
@@ -95,6 +105,7 @@ class NamespacesRuntime:
         await self._limiter.reap()
         await self._network.reap()
         await asyncio.to_thread(self._remove_folders)
+        self._launchers.prepare()
         return count
 
     def _remove_folders(self) -> None:
@@ -137,8 +148,7 @@ class NamespacesRuntime:
         )
         self._enclosures.add(enclosure)
         try:
-            env = render.launcher_env(self._environ, marker_of(self._home))
-            await enclosure.open(self._machine.launcher(), env)
+            await enclosure.open(self._launchers.take)
         except BaseException as error:
             self._enclosures.discard(enclosure)
             if isinstance(error, WallFailed | WallGone):
@@ -235,7 +245,7 @@ class NamespacesRuntime:
             pods = enclosure.stock.pods()
             pids |= {enclosure.wall.pid, *(pod.pid for pod in pods)}
             folders |= {enclosure.name, *(f"{enclosure.name}/{pod.name}" for pod in pods)}
-        pids |= self._templates.pids()
+        pids |= self._templates.pids() | self._launchers.pids()
         return pids, folders
 
     async def close(self) -> None:
@@ -243,6 +253,7 @@ class NamespacesRuntime:
         handles = [one.handle for one in self._containers.living.values() if one.handle is not None]
         await asyncio.gather(*(self.destroy(handle) for handle in handles))
         self._templates.close_all()
+        self._launchers.close()
         for enclosure in list(self._enclosures):
             enclosure.close()
             enclosure.wall.kill()

@@ -17,6 +17,7 @@ from jitney.drivers.runtime.forking.capture import Capture
 from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
 from jitney.drivers.runtime.namespaces.stock import PodStock
 from jitney.drivers.walls import render
+from jitney.drivers.walls.launchers import Launcher
 from jitney.drivers.walls.machine import Machine
 from jitney.drivers.walls.wall import Pod, Wall, WallFailed
 from jitney.ports.network import HubPlan, Names, Network, NetworkFailed
@@ -64,7 +65,7 @@ class Enclosure:
         self.stock = PodStock(stock_min, make=self._make_pod, drop=self.drop_pod, spawn=self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def open(self, launcher: list[str], env: dict[str, str]) -> None:
+    async def open(self, take_launcher: Callable[[], Launcher]) -> None:
         """Make the wall.
 
         Raises:
@@ -80,7 +81,7 @@ class Enclosure:
                 "ops": render.render_skeleton(self.image, self._outside),
                 "hostname": self.name,
             }
-            await self.wall.open(launcher, env, plan)
+            await self.wall.open(take_launcher(), plan)
             await self._connect()
         except OSError as error:
             raise WallFailed(f"its folder {self._folder} cannot be made: {error.strerror or error}") from error
@@ -133,11 +134,13 @@ class Enclosure:
         self,
         cause: str,
         output: Output,
+        joins: tuple[int, ...],
         *,
         on_exited: Callable[[str, int, Exit], None],
         on_death: Callable[[TemplateProcess], None],
+        judge: Callable[[Exit], Exit],
     ) -> TemplateProcess:
-        """The template's process; nothing is loaded in it yet.
+        """The template's process, in these control groups; nothing is loaded in it yet.
 
         Raises:
             WallFailed: it cannot be started.
@@ -153,9 +156,10 @@ class Enclosure:
             "net": self._net(0),
             "profile": "template",
             "keeps": render.TEMPLATE_KEEPS,
-            "joins": 0,
+            "joins": len(joins),
         }
-        return await self._start("template", f"t-{self.name}", message, (), cause, output, on_exited, on_death)
+        fds = ((), joins)
+        return await self._start("template", f"t-{self.name}", message, fds, cause, output, on_exited, on_death, judge)
 
     async def start_cold(
         self,
@@ -165,6 +169,7 @@ class Enclosure:
         output: Output,
         *,
         on_death: Callable[[TemplateProcess], None],
+        judge: Callable[[Exit], Exit],
     ) -> TemplateProcess:
         """A process in a pod that will be a container without being forked.
 
@@ -173,20 +178,20 @@ class Enclosure:
             WallGone: the wall, or the pod, has ended.
         """
         message = {**render.render_process(self.spec, self.image, is_cold=True), "joins": len(joins), "tty": None}
-        return await self._start(
-            "enter", f"c-{container_id}", message, (pod.pidfd, *joins), container_id, output, _nobody, on_death
-        )
+        name, fds = f"c-{container_id}", ((pod.pidfd,), joins)
+        return await self._start("enter", name, message, fds, container_id, output, _nobody, on_death, judge)
 
     async def _start(
         self,
         kind: str,
         name: str,
         message: dict[str, Any],
-        others: tuple[int, ...],
+        fds: tuple[tuple[int, ...], tuple[int, ...]],
         cause: str,
         output: Output,
         on_exited: Callable[[str, int, Exit], None],
         on_death: Callable[[TemplateProcess], None],
+        judge: Callable[[Exit], Exit],
     ) -> TemplateProcess:
         ours, theirs = socket.socketpair()
         printer = LoadOutput(output)
@@ -194,7 +199,7 @@ class Enclosure:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             own = [null, *capture.child_fds, theirs.fileno()]
-            descriptors = [*others[:1], *own, *others[1:]]
+            descriptors = [*fds[0], *own, *fds[1]]
             child, _ = await self.wall.start(kind, name, {**message, "descriptors": len(own)}, descriptors)
         except BaseException:
             capture.finish()
@@ -204,7 +209,14 @@ class Enclosure:
             theirs.close()
             os.close(null)
         return TemplateProcess(
-            child, ours, capture, printer, is_cold=kind == "enter", on_exited=on_exited, on_death=on_death
+            child,
+            ours,
+            capture,
+            printer,
+            is_cold=kind == "enter",
+            on_exited=on_exited,
+            on_death=on_death,
+            judge=judge,
         )
 
     # -------------------------------------------------------------------------------------------- pods

@@ -99,7 +99,9 @@ class Containers:
             container.id,
             container.output,
             on_death=self.on_template_death,
+            judge=lambda how: judge(container, how, kernel_short_of_memory=self._oom.has_risen),
         )
+        template.advice = "Load less, or raise the limit in memory= of the function."
         try:
             await template.load(load_message(spec, render.HOME if spec.source_id else ""))
         except BaseException:
@@ -126,7 +128,8 @@ class Containers:
             text = f"this container has no network: {container.enclosure.no_network}"
             container.output([note_line(container.id, text)])
         assert container.pod is not None
-        self._disk.watch(container.id, container.enclosure.folder_of(container.pod), disk_limit_kib(container.launch))
+        folder = container.enclosure.folder_of(container.pod)
+        self._disk.watch(container.id, folder, disk_limit_kib(container.launch), container.pod.pid)
         container.started.set_result(handle)
 
     async def _discard(self, container: Container) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from jitney.drivers.runtime.forking import procfs
-from jitney.drivers.runtime.forking.loading import Loaded, load_message, without_snapshot
+from jitney.drivers.runtime.forking.loading import Loaded, behind_wall, load_message, without_snapshot
 from jitney.drivers.runtime.forking.template import TemplateProcess
+from jitney.drivers.runtime.namespaces.bounding import TemplateBounds
 from jitney.drivers.runtime.namespaces.enclosure import Enclosure
 from jitney.drivers.walls import render
 from jitney.drivers.walls.wall import WallFailed, WallGone
 from jitney.errors import StartupError
+from jitney.ports.limits import LimitsFailed
 from jitney.ports.runtime import Output, TemplateFacts, TemplateFailed
 from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, TemplateSpec
@@ -37,11 +41,16 @@ class Templates:
     def __init__(
         self,
         enclose: Callable[[TemplateSpec, BuiltImage], Awaitable[Enclosure]],
+        bound: Callable[[str, TemplateSpec], TemplateBounds],
         *,
         on_exited: Callable[[str, int, Exit], None],
         on_death: Callable[[TemplateProcess], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._enclose = enclose
+        self._bound = bound
+        self._spawn = spawn
+        self._numbers = itertools.count(1)
         self._on_exited = on_exited
         self._on_death = on_death
         self._open: dict[TemplateSpec, Opened] = {}
@@ -66,7 +75,7 @@ class Templates:
         enclosure = await self._enclose(spec, image)
         try:
             template = await self._load(enclosure, spec, cause, output)
-            loaded = template.loaded
+            loaded = behind_wall(spec, template.loaded)
             if not loaded.can_fork:
                 template.kill()
                 await template.dead
@@ -79,20 +88,40 @@ class Templates:
             raise
         if enclosure.wall.is_alive:
             self._open[spec] = Opened(enclosure, template, loaded)
-            enclosure.stock.refill(render.SHM_MIB)
 
     async def _load(self, enclosure: Enclosure, spec: TemplateSpec, cause: str, output: Output) -> TemplateProcess:
         try:
-            template = await enclosure.start_template(cause, output, on_exited=self._on_exited, on_death=self._died)
-        except (WallFailed, WallGone) as error:
-            why = str(error) or "its wall fell"
-            reason = f"the image's interpreter {enclosure.image.python_path} cannot be started: {why}"
-            raise TemplateFailed(_failure(reason)) from error
+            bounds = self._bound(f"t{next(self._numbers)}-{enclosure.name}", spec)
+        except LimitsFailed as error:
+            raise TemplateFailed(_failure(str(error))) from error
+        template = await self._start(enclosure, bounds, cause, output)
+        template.advice = bounds.remedy(spec)
+        enclosure.stock.refill(render.SHM_MIB)  # pods are made while the module is imported
         try:
             await template.load(load_message(spec, render.HOME if spec.source_id else ""))
         except BaseException:
             template.kill()
             raise
+        bounds.loaded()
+        return template
+
+    async def _start(self, enclosure: Enclosure, bounds: TemplateBounds, cause: str, output: Output) -> TemplateProcess:
+        def died(template: TemplateProcess) -> None:
+            self._spawn(bounds.remove())
+            self._died(template)
+
+        try:
+            template = await enclosure.start_template(
+                cause, output, bounds.joins, on_exited=self._on_exited, on_death=died, judge=bounds.judge
+            )
+        except BaseException as error:
+            self._spawn(bounds.remove())
+            if not isinstance(error, WallFailed | WallGone):
+                raise
+            why = str(error) or "its wall fell"
+            reason = f"the image's interpreter {enclosure.image.python_path} cannot be started: {why}"
+            raise TemplateFailed(_failure(reason)) from error
+        bounds.begin(template.pid, template.kill)
         return template
 
     def _died(self, template: TemplateProcess) -> None:

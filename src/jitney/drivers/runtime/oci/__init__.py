@@ -10,5 +10,6 @@ template, and afterwards little.
 
 from __future__ import annotations
 
+from jitney.drivers.runtime.oci.building import OciDockerfiles as OciDockerfiles
 from jitney.drivers.runtime.oci.driver import OciRuntime as OciRuntime
 from jitney.drivers.runtime.oci.driver import OciSettings as OciSettings

@@ -105,6 +105,12 @@ class EngineClient:
         found = await self._any("GET", f"/images/json?{query}")
         return [str(one["Id"]) for one in found]
 
+    async def image_names(self, label: str) -> list[str]:
+        """Their names in full, "repository:tag"."""
+        query = urlencode({"filters": json.dumps({"label": [label]})})
+        found = await self._any("GET", f"/images/json?{query}")
+        return [str(name) for one in found for name in one.get("RepoTags") or []]
+
     async def import_image(self, archive: AsyncIterator[bytes], *, repository: str, label: str) -> str:
         """Make an image of a root file system's tar: its id."""
         query = urlencode({"fromSrc": "-", "repo": repository, "changes": f"LABEL {label}"})
@@ -126,23 +132,39 @@ class EngineClient:
         await self._stream("POST", f"/images/create?{query}", None, "", _ignore)
 
     async def build(
-        self, context: AsyncIterator[bytes], *, query: Mapping[str, str], on_line: Callable[[str], None]
+        self,
+        context: AsyncIterator[bytes],
+        *,
+        query: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None],
     ) -> None:
         """Build a Dockerfile of a context's tar."""
 
         def take(message: dict[str, Any]) -> None:
             for line in str(message.get("stream", "")).splitlines():
-                on_line(line)
+                if line.strip():
+                    on_line(line)
 
-        await self._stream("POST", f"/build?{urlencode(query)}", context, "application/x-tar", take)
+        path = f"/build?{urlencode(query)}"
+        await self._stream("POST", path, context, "application/x-tar", take, headers=headers)
 
     async def image(self, reference: str) -> dict[str, Any]:
         """What is known of an image."""
         return await self._json("GET", f"/images/{quote(reference, safe='')}/json")
 
-    async def export(self, container: str) -> AsyncIterator[bytes]:
-        """The root file system of a container, as a tar."""
-        async with self._request("GET", f"/containers/{quote(container)}/export", timeout_s=None) as answer:
+    async def remove_image(self, reference: str) -> None:
+        """Take a name from an image, and the image away with its last one; one that is not there is no error."""
+        try:
+            await self._call("DELETE", f"/images/{quote(reference, safe='')}")
+        except EngineError as error:
+            if error.status != 404:
+                raise
+
+    async def save(self, reference: str) -> AsyncIterator[bytes]:
+        """An image as an archive, in the form of `docker save`."""
+        path = f"/images/{quote(reference, safe='')}/get"
+        async with self._request("GET", path, timeout_s=None) as answer:
             async for chunk in answer.content.iter_any():
                 yield chunk
 
@@ -178,9 +200,11 @@ class EngineClient:
         data: AsyncIterator[bytes] | None,
         content_type: str,
         on_message: Callable[[dict[str, Any]], None],
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """A request that is answered by lines of JSON while it goes on; an error may be one of them."""
-        headers = {"Content-Type": content_type} if content_type else {}
+        headers = {**(headers or {}), **({"Content-Type": content_type} if content_type else {})}
         async with self._request(method, path, data=data, headers=headers, timeout_s=None) as answer:
             async for line in _lines(answer.content):
                 try:

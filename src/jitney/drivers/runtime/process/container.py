@@ -35,6 +35,7 @@ class Container:
         self.ended: asyncio.Future[Exit] = loop.create_future()
         self.asked_at = loop.time()
         self.was_killed = False  # by us: not by the kernel for want of memory
+        self.note = ""  # for its log: why it was not forked, where it was not
         self.over_kib = 0  # what it used when it passed its memory limit
         self.stop_watch: Callable[[], None] | None = None
         self._scratch = scratch

@@ -15,11 +15,13 @@ from jitney.drivers.runtime.forking.leftovers import Leftovers
 from jitney.drivers.runtime.forking.memory import MemoryWatch, OomCounter
 from jitney.drivers.runtime.forking.scratch import ScratchFolders
 from jitney.drivers.runtime.forking.template import TemplateProcess
+from jitney.drivers.runtime.process.checkpoints import Checkpoints
 from jitney.drivers.runtime.process.container import Container
 from jitney.drivers.runtime.process.exec import Commands
 from jitney.drivers.runtime.process.measure import measure
 from jitney.drivers.runtime.process.render import missing_wall, render_container, unsupported
 from jitney.drivers.runtime.process.templates import Templates, marker_of
+from jitney.ports.checkpoints import AcceleratorHooks, Checkpointer
 from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
 from jitney.ports.runtime import (
     Capabilities,
@@ -35,6 +37,7 @@ from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
 
+CHECKPOINTS_MIB = 8_192
 ENDED_KEPT = 1_000  # exits that are remembered for who asks again
 
 
@@ -44,18 +47,30 @@ class ProcessRuntime:
     Args:
         home: the server folder.
         environ: what containers see of the environment; this process's own by default.
+        checkpointer, hooks: for containers that cannot be forked; None: they are started cold.
+        checkpoints_mib: what all checkpoints may take on the disk.
     """
 
-    def __init__(self, home: Home, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        environ: Mapping[str, str] | None = None,
+        checkpointer: Checkpointer | None = None,
+        hooks: AcceleratorHooks | None = None,
+        checkpoints_mib: int = CHECKPOINTS_MIB,
+    ) -> None:
         self._home = home
         self._children: set[int] = set()  # ours by right: templates, and containers that have no template (any more)
         self._leftovers = Leftovers(home, marker_of(home))
         self._scratch = ScratchFolders(home.containers)
         self._memory = MemoryWatch(self._over_memory)
+        self._checkpoints = Checkpoints(home, checkpointer, hooks, checkpoints_mib)
         self._templates = Templates(
             home,
             os.environ if environ is None else environ,
             self._children,
+            self._checkpoints,
             on_exited=self._on_exited,
             on_death=self._on_template_death,
         )
@@ -77,6 +92,7 @@ class ProcessRuntime:
         self._adopt_orphans()
         count = await self._leftovers.reap()
         await asyncio.to_thread(self._scratch.prepare)
+        await self._checkpoints.prune(partial=True)
         return count
 
     def _adopt_orphans(self) -> None:
@@ -99,6 +115,8 @@ class ProcessRuntime:
         template = self._templates.forget(spec)
         if template is not None:
             self._retire(template)
+        elif spec.checkpoint:
+            await self._checkpoints.prune()
 
     def template_facts(self, spec: TemplateSpec) -> TemplateFacts | None:
         """See ports.runtime.TemplateInsight."""
@@ -150,12 +168,13 @@ class ProcessRuntime:
         self._oom.begin()
         try:
             if template is None:
-                template = await self._templates.load(launch.template, image, container.id, output, is_cold=True)
+                template, container.note = await self._templates.cold(launch.template, image, container.id, output)
             container.template = template
             template.fork(
                 container.message(),
                 list(container.capture.child_fds),
-                lambda pid, why, _: self._on_forked(container, pid, why),
+                # One that was restored does not know its number here.
+                lambda pid, why, _: self._on_forked(container, template.pid if pid and template.is_cold else pid, why),
             )
         except TemplateFailed as failed:
             self._discard(container)
@@ -173,7 +192,7 @@ class ProcessRuntime:
             self._discard(container)
             return
         loaded = self._templates.loaded(container.launch.template)
-        handle = container.forked(pid, loaded.note if loaded is not None else "")
+        handle = container.forked(pid, container.note or (loaded.note if loaded is not None else ""))
         try:
             self._leftovers.record(container.id, pid, handle.start_ticks)
         except OSError:
@@ -315,5 +334,6 @@ class ProcessRuntime:
         await asyncio.gather(*(self.destroy(handle) for handle in handles))
         await self._templates.close()
         await self._leftovers.sweep(self._children)
+        self._checkpoints.close()
         self._leftovers.close()
         self._scratch.close()

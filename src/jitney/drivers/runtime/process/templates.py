@@ -8,13 +8,17 @@ import socket
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
+from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.capture import Capture
+from jitney.drivers.runtime.forking.leftovers import OOM_SCORE_ADJ
 from jitney.drivers.runtime.forking.loading import Loaded, load_message, without_snapshot
 from jitney.drivers.runtime.forking.sdk import command_env, sdk_paths
 from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
+from jitney.drivers.runtime.process.checkpoints import Checkpoints, Cold, Request
 from jitney.drivers.runtime.process.child import OwnChild
-from jitney.drivers.runtime.process.render import render_template
+from jitney.drivers.runtime.process.render import TemplateRecipe, render_template
 from jitney.errors import StartupError
+from jitney.ports.checkpoints import Restored
 from jitney.ports.runtime import Output, TemplateFailed
 from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, TemplateSpec
@@ -35,6 +39,7 @@ class Templates:
         home: Home,
         environ: Mapping[str, str],
         children: set[int],
+        checkpoints: Checkpoints,
         *,
         on_exited: Callable[[str, int, Exit], None],
         on_death: Callable[[TemplateProcess], None],
@@ -42,6 +47,7 @@ class Templates:
         self._home = home
         self._environ = environ
         self._children = children
+        self._checkpoints = checkpoints
         self._on_exited = on_exited
         self._on_death = on_death
         self._open: dict[TemplateSpec, TemplateProcess] = {}  # those to fork from
@@ -49,6 +55,7 @@ class Templates:
         self._cold: dict[TemplateSpec, Loaded] = {}  # whose import starts threads: each container imports for itself
         self.on_lost: Callable[[TemplateSpec], None] | None = None  # told of each open one that dies
         self._processes: set[TemplateProcess] = set()  # all that live: also those that load, or were closed
+        self._attendants: dict[TemplateProcess, tuple[int, ...]] = {}  # of those that were restored
 
     def find(self, spec: TemplateSpec) -> TemplateProcess | None:
         """The template to fork from."""
@@ -78,9 +85,13 @@ class Templates:
         """
         if spec in self._open or spec in self._cold:
             return
+        written_down = await self._checkpoints.find(spec, image)
+        if written_down is not None:
+            self._cold[spec] = written_down
+            return
         template = await self.load(spec, image, cause, output)
         loaded = template.loaded
-        if loaded.is_snapshot_to_blame:
+        if loaded.is_snapshot_to_blame and not await self._may_checkpoint(spec, image):
             template.kill()
             template = await self.load(without_snapshot(spec), image, cause, _nowhere)
         if not template.loaded.can_fork:
@@ -89,6 +100,33 @@ class Templates:
         elif template.is_alive:
             self._open[spec], self._loaded[spec] = template, loaded
 
+    async def _may_checkpoint(self, spec: TemplateSpec, image: BuiltImage) -> bool:
+        return spec.checkpoint and not await self._checkpoints.why_not(spec, image)
+
+    async def cold(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> Cold:
+        """The process of a container that cannot be forked.
+
+        Raises:
+            TemplateFailed: its import fails.
+        """
+        loaded = self._cold[spec]
+        if not spec.checkpoint:
+            return Cold(await self.load(spec, image, cause, output, is_cold=True), loaded.note)
+        source = (str(self._home.sources / spec.source_id),) if spec.source_id else ()
+        request = Request(
+            spec=spec,
+            image=image,
+            loaded=loaded,
+            env=self._recipe(spec, image, 0, is_cold=True).env,
+            needs=(image.python_path, *source),
+            load=lambda checkpoint: self.load(spec, image, cause, output, is_cold=True, checkpoint=checkpoint),
+            adopt=lambda restored, control: self._adopt(restored, control, cause, output),
+        )
+        made = await self._checkpoints.start(request)
+        if loaded.is_snapshot_to_blame and not await self._may_checkpoint(spec, image):
+            self._cold.pop(spec, None)  # forking without the snapshot is better than what there is now
+        return made
+
     def forget(self, spec: TemplateSpec) -> TemplateProcess | None:
         """Nothing more is forked from it; the process, if there is one, is the caller's to end."""
         self._cold.pop(spec, None)
@@ -96,7 +134,14 @@ class Templates:
         return self._open.pop(spec, None)
 
     async def load(
-        self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, *, is_cold: bool = False
+        self,
+        spec: TemplateSpec,
+        image: BuiltImage,
+        cause: str,
+        output: Output,
+        *,
+        is_cold: bool = False,
+        checkpoint: bool = False,
     ) -> TemplateProcess:
         """A process that has imported the module.
 
@@ -110,7 +155,7 @@ class Templates:
             raise TemplateFailed(_failure(reason)) from error
         source = str(self._home.sources / spec.source_id) if spec.source_id else ""
         try:
-            await template.load(load_message(spec, source))
+            await template.load(load_message(spec, source, checkpoint=checkpoint))
         except BaseException:
             template.kill()
             raise
@@ -118,17 +163,19 @@ class Templates:
 
     def env(self, spec: TemplateSpec, image: BuiltImage) -> dict[str, str]:
         """The variables that such a template is started with, for commands in its containers."""
-        sdk = sdk_paths(self._home, image)
-        recipe = render_template(
+        return command_env(self._recipe(spec, image, 0).env, sdk_paths(self._home, image))
+
+    def _recipe(self, spec: TemplateSpec, image: BuiltImage, fd: int, *, is_cold: bool = False) -> TemplateRecipe:
+        return render_template(
             spec,
             image,
             home=self._home,
             environ=self._environ,
-            sdk=sdk,
+            sdk=sdk_paths(self._home, image),
             marker=marker_of(self._home),
-            control_fd=0,
+            control_fd=fd,
+            is_cold=is_cold,
         )
-        return command_env(recipe.env, sdk)
 
     def _start(
         self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, is_cold: bool
@@ -136,16 +183,7 @@ class Templates:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                recipe = render_template(
-                    spec,
-                    image,
-                    home=self._home,
-                    environ=self._environ,
-                    sdk=sdk_paths(self._home, image),
-                    marker=marker_of(self._home),
-                    control_fd=theirs.fileno(),
-                    is_cold=is_cold,
-                )
+                recipe = self._recipe(spec, image, theirs.fileno(), is_cold=is_cold)
                 printer = LoadOutput(output)
                 capture = Capture(cause, printer)
                 try:
@@ -169,9 +207,27 @@ class Templates:
         self._children.add(template.pid)
         return template
 
+    def _adopt(self, restored: Restored, control: socket.socket, cause: str, output: Output) -> TemplateProcess:
+        """A process that was made from a checkpoint, as one of ours."""
+        procfs.set_oom_score_adj(restored.pid, OOM_SCORE_ADJ)
+        printer = LoadOutput(output)
+        template = TemplateProcess(
+            restored,
+            control,
+            Capture(cause, printer),
+            printer,
+            is_cold=True,
+            on_exited=self._on_exited,
+            on_death=self._died,
+        )
+        self._processes.add(template)
+        self._attendants[template] = restored.attendants()
+        self._children.update((template.pid, *self._attendants[template]))
+        return template
+
     def _died(self, template: TemplateProcess) -> None:
         self._processes.discard(template)
-        self._children.discard(template.pid)
+        self._children.difference_update((template.pid, *self._attendants.pop(template, ())))
         for spec, one in list(self._open.items()):
             if one is template:
                 self.forget(spec)

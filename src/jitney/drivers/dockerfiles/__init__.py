@@ -1,0 +1,1 @@
+"""What builds Dockerfiles as a whole. The driver for engines is beside their runtime: `drivers.runtime.oci`."""
