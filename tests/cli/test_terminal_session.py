@@ -166,6 +166,7 @@ def shows_size(terminal, size):
 
 def test_ctrl_c_goes_inside(at_terminal):
     terminal = at_terminal("shell", "rooms.py::rest", "--cmd", "env 'PS1=next> ' sh")
+    terminal.until("next> ")
     terminal.type("sleep 51234\n")
     eventually(lambda: runs("sleep\x0051234"))
     assert not terminal.is_as_before

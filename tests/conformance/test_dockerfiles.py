@@ -159,7 +159,7 @@ class TestEngine(DockerfilesContract):
                 builder._tags.add(f"{building.REPOSITORY}:runs")
                 await builder.build(order, tmp_path / "image.tar", lambda _: None)
                 there = await client.image_names(f"{building.LABEL}=conformance")
-                await client.remove_image(f"{building.REPOSITORY}:runs")
+                await client.remove_image(f"{building.REPOSITORY}:runs", force=True)
                 return there
             finally:
                 await client.close()

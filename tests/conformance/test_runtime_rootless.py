@@ -1,9 +1,10 @@
-"""The contracts of the runtime behind walls once more, as a user without privileges; the other tests run as they are."""
+"""The contracts of the runtime behind walls once more, by a user without privileges; other tests run as they are."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,18 @@ def why_not():
 WHY_NOT = why_not()
 
 
+@pytest.fixture
+def folder():
+    """One of nobody's: those of pytest are for their owner alone."""
+    with tempfile.TemporaryDirectory(prefix="jitney-nobody-", ignore_cleanup_errors=True) as name:
+        os.chown(name, NOBODY, NOBODY)
+        yield name
+
+
 @pytest.mark.skipif(bool(WHY_NOT), reason=f"nobody cannot run this: {WHY_NOT}")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("suite", SUITES)
-def test_without_privileges(suite, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nobody").resolve()
-    for parent in (folder.parent, folder.parent.parent):  # those of pytest are for their owner alone
-        parent.chmod(parent.stat().st_mode | 0o011)
-    os.chown(folder, NOBODY, NOBODY)
+def test_without_privileges(suite, folder):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
     done = subprocess.run(
         as_nobody(

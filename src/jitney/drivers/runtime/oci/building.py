@@ -87,11 +87,11 @@ class OciDockerfiles:
     async def _remove_left(self, client: EngineClient) -> None:
         for tag in await client.image_names(f"{LABEL}={self._owner}"):
             if tag not in self._tags:
-                await client.remove_image(tag)
+                await client.remove_image(tag, force=True)
 
     async def _clean(self, client: EngineClient, tag: str) -> None:
         try:
-            await client.remove_image(tag)
+            await client.remove_image(tag, force=True)
         except EngineError:
             pass  # the engine has gone
         finally:

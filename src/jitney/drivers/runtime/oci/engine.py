@@ -153,10 +153,13 @@ class EngineClient:
         """What is known of an image."""
         return await self._json("GET", f"/images/{quote(reference, safe='')}/json")
 
-    async def remove_image(self, reference: str) -> None:
-        """Take a name from an image, and the image away with its last one; one that is not there is no error."""
+    async def remove_image(self, reference: str, *, force: bool = False) -> None:
+        """Take a name from an image, and the image away with its last one; one that is not there is no error.
+
+        `force`: also while containers of a build have it, which Podman keeps for a moment after the build.
+        """
         try:
-            await self._call("DELETE", f"/images/{quote(reference, safe='')}")
+            await self._call("DELETE", f"/images/{quote(reference, safe='')}{'?force=1' if force else ''}")
         except EngineError as error:
             if error.status != 404:
                 raise
