@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from jitney.client import embedded
 from jitney.client.greeting import Endpoint
 from jitney.client.portal import PORTAL
 from jitney.errors import ConnectionError, UnsupportedError
@@ -70,6 +69,8 @@ class Session:
         if state.config is not None or self._server or not self.autostart:
             return self.endpoint()
         if self._may_start(is_wanted):
+            from jitney.client import embedded  # here: containers start no server
+
             await asyncio.to_thread(embedded.ensure_running, self.home)
         return self.endpoint()
 

@@ -18,9 +18,7 @@ system's temporary folder.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -66,6 +64,8 @@ class Home:
     @property
     def short(self) -> str:
         """What names things of this folder elsewhere on the machine: 12 hexadecimal digits."""
+        import hashlib  # here, with what it loads: containers need neither
+
         return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
 
     @property
@@ -78,6 +78,8 @@ class Home:
         path = self.root / "run" / "sockets"
         if len(os.fsencode(path / "runner.sock")) <= SOCKET_PATH_BYTES_MAX:
             return path
+        import tempfile
+
         return Path(tempfile.gettempdir()) / f"jitney-{os.getuid()}-{self.short}" / "sockets"
 
     def socket(self, name: str = "link.sock") -> Path:
