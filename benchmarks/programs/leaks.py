@@ -29,12 +29,19 @@ def worker():
     return found.stdout.split()[0]
 
 
+def descendants(pid):
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    return sum(1 + descendants(child) for child in children)
+
+
 def count():
     namespaces = set()
-    processes = 0
+    processes = descendants(worker())
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            processes += 1
             try:
                 namespaces |= {os.readlink(link) for link in (entry / "ns").iterdir()}
             except OSError:

@@ -183,6 +183,19 @@ def test_a_snapshot_is_taken_where_it_is_asked_for_and_there_is_something_to_run
     assert not app._declared[0].has_snapshot
 
 
+def test_checkpoints_are_an_experiment():
+    assert not of().checkpoint
+    assert not of(experimental_options={}).checkpoint
+    assert not of(experimental_options={"enable_checkpoint": False, "made_up": None}).checkpoint
+    assert of(experimental_options={"enable_checkpoint": True}).checkpoint
+    assert of(experimental_options={"enable_gpu_snapshot": True}).checkpoint
+    with pytest.raises(UnsupportedError, match="'made_up'") as caught:
+        of(experimental_options={"enable_checkpoint": True, "made_up": 1})
+    assert "enable_checkpoint" in caught.value.hint
+    with pytest.raises(InvalidError, match="must map names to values"):
+        of(experimental_options="enable_checkpoint")
+
+
 def test_help_shows_all_options_with_their_defaults():
     shown = inspect.signature(jitney.App().function).parameters
     assert set(shown) == set(FunctionOptions.__annotations__) - set(REASONS)

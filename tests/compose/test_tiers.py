@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jitney.compose import registry, tiers
-from jitney.compose.config import WorkerConfig
+from jitney.compose import registry, tier_checks, tiers
+from jitney.compose.config import Config, WorkerConfig
 from jitney.compose.tiers import Tier
+from jitney.drivers.checkpoints.fake import FakeCheckpointer, FakeMachine
 from jitney.drivers.runtime.gvisor import GvisorRuntime
 from jitney.drivers.runtime.oci import OciRuntime, OciSettings
 from jitney.values.isolation import Isolation
@@ -69,3 +70,23 @@ def test_nothing_stronger_than_a_process_is_built_without_a_wall_where_there_can
 ):
     found = (Tier(isolation=Isolation.NAMESPACES, why=why_no_walls), Tier(isolation=Isolation.PROCESS))
     assert tiers.builds_behind_walls(runtime, lambda: found) is behind_walls
+
+
+def checked(monkeypatch, can, home=None, **worker):
+    fake = FakeCheckpointer(FakeMachine(), refuses=can)
+    monkeypatch.setattr(registry, "checkpointer", lambda: fake)
+    return tier_checks.checkpoints(home, Config(worker=WorkerConfig(**worker)))
+
+
+def test_doctor_says_whether_containers_can_be_restored(monkeypatch):
+    found = checked(monkeypatch, "", runtime="process")
+    assert (found.id, found.severity) == ("checkpoints", "ok")
+    assert "enable_checkpoint" in found.what
+    found = checked(monkeypatch, "no kernel", runtime="process")
+    assert (found.severity, found.why) == ("ok", "no kernel")
+    assert "not possible here" in found.what
+    found = checked(monkeypatch, "", runtime="namespaces")
+    assert "not for containers of the tier `namespaces`" in found.what
+    assert "runtime process" in found.fix
+    found = checked(monkeypatch, "", runtime="process", checkpoints_mib=0)
+    assert "checkpoints_mib" in found.fix

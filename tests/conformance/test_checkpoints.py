@@ -40,8 +40,8 @@ name = f"{folder}/{time.monotonic_ns()}-{os.readlink('/proc/self/ns/pid')[5:-1]}
 with open(name + ".new", "w") as file:
     file.write(f"{secret}{child.poll()} {os.getpid()}")
 os.rename(name + ".new", name)
-signal.signal(signal.SIGTERM, lambda *_: (child.kill(), os._exit(7)))
-signal.signal(signal.SIGINT, lambda *_: (child.kill(), os._exit(0)))
+signal.signal(signal.SIGTERM, lambda *_: (child.kill(), child.wait(), os._exit(7)))
+signal.signal(signal.SIGINT, lambda *_: (child.kill(), child.wait(), os._exit(0)))
 while True:
     signal.pause()
 """
@@ -106,9 +106,7 @@ class RealStage:
     async def start(self):
         process = run_program(self.said)
         self._own[process.pid] = process
-        while not self.is_stopped(process.pid):
-            assert process.poll() is None
-            await asyncio.sleep(POLL_S)
+        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         return process.pid
 
     async def go_on(self, pid):

@@ -82,9 +82,8 @@ def checkpoints(home: Home, config: Config) -> Finding:
         why = "CRIU cannot write down a process behind a wall: what cannot be forked imports its module each time"
         return ok("checkpoints", text, why, fix="for trusted code only: `jitney config set runtime process`")
     if not config.worker.checkpoints_mib:
-        return ok(
-            "checkpoints", f"{by} works here, and `checkpoints_mib` is 0", fix="jitney config set checkpoints_mib 8192"
-        )
+        text = f"{by} works here, and `checkpoints_mib` is 0"
+        return ok("checkpoints", text, fix="jitney config set checkpoints_mib 8192")
     text = f"experimental, by {by}: for functions with experimental_options={{'enable_checkpoint': True}}"
     if shutil.which("cuda-checkpoint") is None:
         return ok("checkpoints", text, "without what is on a GPU: there is no `cuda-checkpoint` in PATH")

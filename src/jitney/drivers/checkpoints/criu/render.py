@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 LOG = "criu.log"
-VERSION_MIN = (4, 0)
+VERSION_MIN = (4, 1)
 VERSION = re.compile(r"^Version:\s*(\d+)\.(\d+)(\S*)", re.MULTILINE)
 REASON_CHARS_MAX = 400
 GHOST_BYTES_MAX = 64 << 20  # of a deleted file that is still open
@@ -17,7 +17,7 @@ _HARMLESS = ("rlimit: Can't setup RLIMIT_NOFILE for self", "Dumping FAILED", "Re
 # What the words of CRIU mean: (pattern, what the process has).
 _MEANINGS = (
     (re.compile(r"inet: Connected TCP socket|Can't dump .*TCP"), "it has an open TCP connection"),
-    (re.compile(r"unix: .*(external|half of stream)"), "it has a Unix socket that leads to another process"),
+    (re.compile(r"unix: .*([Ee]xternal|half of stream)"), "it has a Unix socket that leads to another process"),
     (re.compile(r"file locks? are hold|Some file locks"), "it holds a lock on a file"),
     (re.compile(r"Can't dump ghost file|ghost file .* too big"), "it has a large file open that was deleted"),
     (re.compile(r"/dev/nvidia|/dev/kfd|/dev/dri|nvidia"), "it has an accelerator open"),

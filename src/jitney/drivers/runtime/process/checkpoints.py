@@ -34,7 +34,7 @@ TRIES_MAX = 2  # of one that fails; then not again while this worker runs
 STOP_S = 30.0  # until a process has stopped itself, or is at the door
 POLL_S = 0.002
 
-RESTORED = "restored from a checkpoint, because it cannot be forked: its import left what a fork would not have"
+RESTORED = "restored from a checkpoint, because it cannot be forked: it has what a fork would not have"
 WRITTEN = " It was written down after that: later containers are restored from a checkpoint."
 
 Load = Callable[[bool], Awaitable[TemplateProcess]]
@@ -139,6 +139,7 @@ class Checkpoints:
             why = await self._dump(key, template, request)
         except CheckpointFailed as lost:
             template.kill()
+            await asyncio.to_thread(self._shelf.abandon, key)
             why = str(lost)
             template = await request.load(False)
         except BaseException:
@@ -176,11 +177,7 @@ class Checkpoints:
                 if error.is_process_lost:
                     raise
                 why = str(error)
-            control = await self._come(template.pid, template.dead)
-            if has_devices:
-                assert self._hooks is not None
-                await self._hooks.after_restore(template.pid)
-            template.resume(control, request.env)
+            template.resume(await self._go_on(template.pid, template.dead, has_devices), request.env)
             if not why:
                 about = About(
                     loaded=request.loaded, needs=request.needs, era=await self._era(), has_devices=has_devices
@@ -212,6 +209,19 @@ class Checkpoints:
                 raise CheckpointFailed("it did not stop", is_process_lost=True)
             await asyncio.sleep(POLL_S)
         raise CheckpointFailed(f"it ended with {template.exit.describe()}", is_process_lost=True)
+
+    async def _go_on(self, pid: int, dead: asyncio.Future[None], has_devices: bool) -> socket.socket:
+        """Have a stopped process go on, with what it had on devices: the socket to it."""
+        control = await self._come(pid, dead)
+        try:
+            if has_devices:
+                if self._hooks is None:
+                    raise CheckpointFailed("nothing here gives it back what it had on devices")
+                await self._hooks.after_restore(pid)
+        except BaseException:
+            control.close()
+            raise
+        return control
 
     async def _come(self, pid: int, dead: asyncio.Future[None]) -> socket.socket:
         """Have a stopped process go on: its socket, when it has come to the door."""
@@ -250,18 +260,18 @@ class Checkpoints:
 
         restored.watch(ended)
         try:
-            control = await self._come(restored.pid, dead)
-            if about.has_devices:
-                if self._hooks is None:
-                    raise CheckpointFailed("nothing here gives it back what it had on devices")
-                await self._hooks.after_restore(restored.pid)
+            control = await self._go_on(restored.pid, dead, about.has_devices)
+            try:
+                template = request.adopt(restored, control)
+            except OSError as error:
+                control.close()
+                raise CheckpointFailed(f"no pipes for it: {error.strerror}") from error
         except BaseException:
             restored.kill()
             await asyncio.shield(dead)
             raise
-        await asyncio.to_thread(self._shelf.use, key)
-        template = request.adopt(restored, control)
         template.resume(control, request.env)
+        await asyncio.to_thread(self._shelf.use, key)
         return template
 
     # -------------------------------------------------------------------------------------------- names
