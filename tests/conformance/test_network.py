@@ -140,6 +140,22 @@ class TestVethNetwork(OnAMachine):
 
         self.perform(scenario)
 
+    def test_late_news_of_an_end_does_not_disconnect_who_came_since(self):
+        async def scenario():
+            network, pid = self.make(), self.hub()
+            before = links()
+            await network.connect("a", pid)
+            self.end(pid)
+            while links() != before:  # the kernel takes its links along, in its own time
+                await asyncio.sleep(0.001)  # sleep: no event tells
+            await network.connect("b", self.hub())
+            with_b = links()
+            await network.disconnect("a")
+            assert links() == with_b
+            await network.close()
+
+        self.perform(scenario)
+
     def test_the_machine_becomes_no_router_for_others(self):
         async def scenario():
             network = self.make()

@@ -169,7 +169,7 @@ class RuntimeContract:
                 await actor.open(launch)
             assert caught.value.payload[:1] == b"E"
             message = decode_failure(caught.value.payload, rebuild=False).message
-            assert message == "no module named x" if module is Module.BROKEN else message
+            assert message == "no module named x" if module is Module.BROKEN else message, message
             with pytest.raises(TemplateGone):
                 await actor.run(launch)
 

@@ -82,7 +82,10 @@ class VethNetwork:
             routes = netlink.routes()
             addresses = [known.address for known in netlink.addresses()]
             own = [f"{a}/32" for a in addresses if ":" not in a and not a.startswith("127.")]
-            index = render.free_index(route.cidr for route in routes if ip_network(route.cidr).prefixlen)
+            # The kernel takes the links of a hub that has ended, and we hear of its end later: its number is not free yet.
+            taken = [plan.subnet for _, plan in self._hubs.values()]
+            taken += [route.cidr for route in routes if ip_network(route.cidr).prefixlen]
+            index = render.free_index(taken)
             if index is None:
                 raise OSError("all subnets for walls are in use on this machine")
             by_route = {route.link for route in routes if route.table == TABLE_MAIN}
