@@ -16,7 +16,7 @@ from jitney.testing.probes.probe import TIERS
 from tests.e2e.platforms import Platform
 from tests.escape.outside import outside
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 RUN_S = 240
 MEMORY_LIMIT_MIB = 512
 DISK_LIMIT_MIB = 256

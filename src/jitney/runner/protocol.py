@@ -90,7 +90,7 @@ def unpack_json(body: bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets in brackets in brackets
         raise ProtocolError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ProtocolError("not a JSON object")
