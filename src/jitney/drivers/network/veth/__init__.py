@@ -82,7 +82,7 @@ class VethNetwork:
             routes = netlink.routes()
             addresses = [known.address for known in netlink.addresses()]
             own = [f"{a}/32" for a in addresses if ":" not in a and not a.startswith("127.")]
-            # The kernel takes the links of a hub that has ended, and we hear of its end later: its number is not free yet.
+            # The kernel takes the links of a hub that ends, and we hear of its end later: its number is not free yet.
             taken = [plan.subnet for _, plan in self._hubs.values()]
             taken += [route.cidr for route in routes if ip_network(route.cidr).prefixlen]
             index = render.free_index(taken)
