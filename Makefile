@@ -112,6 +112,7 @@ bench-containers: setup ## Containers behind walls: starts, cost, what they leav
 bench-smoke: setup ## Every benchmark once, small, without peers
 	@$(PY) benchmarks/run.py --smoke $(ARGS)
 	$(PY) benchmarks/containers.py --smoke
+	$(PY) benchmarks/mount_bench.py --smoke
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds

@@ -31,6 +31,8 @@ COLOURS = (
     (r"AsyncGenerator\[Callable\[\[\], Iterable\[(.*)\]\], None\]$", r"Iterator[\1]"),
     (r"AsyncGenerator\[(.*), None\]$", r"Iterator[\1]"),
     (r"Coroutine\[Any, Any, (.*)\]$", r"\1"),
+    (r"Talk\[(.*)\]$", r"\1"),
+    (r"Pages\[(.*)\]$", r"Iterator[\1]"),
     (r"Callable\[\[\], (.*)\]$", r"\1"),
 )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jitney.client.app import App as App
     from jitney.client.calls import FunctionCall as FunctionCall
     from jitney.client.cls import Cls as Cls
+    from jitney.client.dicts import Dict as Dict
     from jitney.client.function import Function as Function
     from jitney.client.ignore import FilePatternMatcher as FilePatternMatcher
     from jitney.client.image import Image as Image
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from jitney.client.lifecycle import parameter as parameter
     from jitney.client.options import Retries as Retries
     from jitney.client.output import enable_output as enable_output
+    from jitney.client.queues import Lease as Lease
+    from jitney.client.queues import Queue as Queue
+    from jitney.client.secret import Secret as Secret
+    from jitney.client.volume import Volume as Volume
     from jitney.errors import JitneyError as Error
     from jitney.runner.state import InputCancellation as InputCancellation
     from jitney.runner.state import current_function_call_id as current_function_call_id
@@ -47,13 +52,18 @@ if TYPE_CHECKING:
 _WHERE = {
     "App": "jitney.client.app",
     "Cls": "jitney.client.cls",
+    "Dict": "jitney.client.dicts",
     "Error": "jitney.errors:JitneyError",
     "FilePatternMatcher": "jitney.client.ignore",
     "Function": "jitney.client.function",
     "FunctionCall": "jitney.client.calls",
     "Image": "jitney.client.image",
     "InputCancellation": "jitney.runner.state",
+    "Lease": "jitney.client.queues",
+    "Queue": "jitney.client.queues",
     "Retries": "jitney.client.options",
+    "Secret": "jitney.client.secret",
+    "Volume": "jitney.client.volume",
     "batched": "jitney.client.lifecycle",
     "concurrent": "jitney.client.lifecycle",
     "current_function_call_id": "jitney.runner.state",
@@ -70,13 +80,18 @@ _WHERE = {
 __all__ = [
     "App",
     "Cls",
+    "Dict",
     "Error",
     "FilePatternMatcher",
     "Function",
     "FunctionCall",
     "Image",
     "InputCancellation",
+    "Lease",
+    "Queue",
     "Retries",
+    "Secret",
+    "Volume",
     "batched",
     "concurrent",
     "current_function_call_id",

@@ -5,17 +5,22 @@
     │   └── UnsupportedError        unsupported          501    a real option that this version or runtime cannot do yet
     ├── NotFoundError               not_found            404    nothing has that name or id
     ├── AlreadyExistsError          already_exists       409    the name or id is taken
+    ├── VolumeBusyError             volume_busy          409    files of a volume are open: close them first
     ├── AuthError                   unauthenticated      401    the token is missing or wrong
     ├── PermissionDeniedError       permission_denied    403    the token is right, but not for this
     ├── ConnectionError             unavailable          503    no server answers (retry is safe)
     ├── VersionError                version_mismatch     412    two sides that cannot understand each other
     ├── ResourceExhaustedError      resource_exhausted   429    a limit was reached; wait and try again
+    │   └── QueueFullError          queue_full           429    the partition has no room (also `queue.Full`)
     ├── StorageError                storage              503    the server's disk failed; it takes nothing more
     │   ├── StorageFullError        storage_full         507    the disk is full; nothing was recorded
     │   └── StorageCorruptError     storage_corrupt      500    the store's file is damaged; nothing is made anew
+    ├── EncryptionKeyError          encryption_key       503    the key of the secrets is gone, wrong, or not private
     ├── OutputExpiredError          output_expired       410    the result was kept its time and is gone
     ├── TimeoutError                timeout              504    waited as long as asked
-    │   └── FunctionTimeoutError    function_timeout     504    the function ran past its own `timeout`
+    │   ├── FunctionTimeoutError    function_timeout     504    the function ran past its own `timeout`
+    │   ├── QueueEmptyError         queue_empty          504    no item came in time (also `queue.Empty`)
+    │   └── LeaseEndedError         lease_ended          504    the item is somebody else's by now
     ├── ExecutionError              execution            500    the container, not the function, failed
     │   ├── ContainerCrashError     container_crash      500    it exited, was killed or ran out of memory
     │   ├── StartupError            startup              500    it never got ready: import or `@enter` failed
@@ -31,6 +36,7 @@ Exceptions raised by user code are not in this tree: they arrive as themselves.
 
 from __future__ import annotations
 
+import queue
 from typing import ClassVar
 
 from jitney.runner.state import InputCancellation as InputCancellation
@@ -94,6 +100,13 @@ class AlreadyExistsError(JitneyError):
     http_status = 409
 
 
+class VolumeBusyError(JitneyError):
+    """Files of a volume are open in the container, so that it cannot show another version."""
+
+    code = "volume_busy"
+    http_status = 409
+
+
 class AuthError(JitneyError):
     """The token is missing or wrong."""
 
@@ -131,6 +144,12 @@ class ResourceExhaustedError(JitneyError):
     retryable = True
 
 
+class QueueFullError(ResourceExhaustedError, queue.Full):
+    """The partition of a queue has no room for what was put. Code that catches `queue.Full` catches it."""
+
+    code = "queue_full"
+
+
 class StorageError(JitneyError):
     """The server's disk failed: what was asked may not have been recorded, and nothing more is taken."""
 
@@ -155,6 +174,13 @@ class StorageCorruptError(StorageError):
     retryable = False
 
 
+class EncryptionKeyError(JitneyError):
+    """The key that secrets are encrypted with is missing, is another one, or can be read by others."""
+
+    code = "encryption_key"
+    http_status = 503
+
+
 class OutputExpiredError(JitneyError):
     """The result was kept for its time and is gone."""
 
@@ -173,6 +199,18 @@ class FunctionTimeoutError(TimeoutError):
     """The function ran longer than its `timeout`."""
 
     code = "function_timeout"
+
+
+class QueueEmptyError(TimeoutError, queue.Empty):
+    """No item came within the time that a getter would wait. Code that catches `queue.Empty` catches it."""
+
+    code = "queue_empty"
+
+
+class LeaseEndedError(TimeoutError):
+    """The lease of a queue's item ended before `ack` or `nack` came: the item is, or was, delivered again."""
+
+    code = "lease_ended"
 
 
 class ExecutionError(JitneyError):

@@ -98,7 +98,11 @@ def test_config_set_and_show(home, capsys):
 
 @pytest.mark.parametrize(
     "arguments, text",
-    [(["http_prot", "0"], "did you mean 'http_port'"), (["http_port", "x"], "'x'"), (["runtime", "firecracker"], "process")],
+    [
+        (["http_prot", "0"], "did you mean 'http_port'"),
+        (["http_port", "x"], "'x'"),
+        (["runtime", "firecracker"], "process"),
+    ],
 )
 def test_config_set_refuses(home, capsys, arguments, text):
     assert main.invoke(["config", "set", *arguments]) == main.USAGE

@@ -183,7 +183,7 @@ def test_names_that_are_not_there():
         jitney.Functoin  # noqa: B018
     with pytest.raises(AttributeError, match="no 'Sandbox' in this version"):
         jitney.Sandbox  # noqa: B018
-    assert not hasattr(jitney, "Volume")
+    assert not hasattr(jitney, "Sandbox")
 
 
 def test_the_version_is_that_of_the_package():

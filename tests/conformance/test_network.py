@@ -146,7 +146,7 @@ class TestVethNetwork(OnAMachine):
             before = links()
             await network.connect("a", pid)
             self.end(pid)
-            while links() != before:  # the kernel takes its links along, in its own time
+            while links() != before:  # noqa: ASYNC110 - the kernel takes its links along
                 await asyncio.sleep(0.001)  # sleep: no event tells
             await network.connect("b", self.hub())
             with_b = links()

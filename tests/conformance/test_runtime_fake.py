@@ -21,6 +21,7 @@ SCRIPTS = {
     Program.IGNORES_SIGTERM: Script(output=("ready",), ignores_sigterm=True),
     Program.CRASHES: Script(exit_after_ms=0, exit_signal=signal.SIGSEGV),
     Program.LEAVES_A_DAEMON: Script(exit_after_ms=0, output=("ready",)),
+    Program.TELLS_SECRETS: None,
 }
 TEMPLATES = {
     Module.GOOD: TemplateScript(),
@@ -28,6 +29,10 @@ TEMPLATES = {
     Module.BROKEN: TemplateScript(failure="no module named x"),
     Module.DEADLY: TemplateScript(failure="ended"),
 }
+
+
+def _tells(launch: Launch) -> Script:
+    return Script(exit_after_ms=0, output=(f"{launch.secrets.get('KEY')} {len(launch.secrets.get('BIG', ''))}",))
 
 
 class FakeStage:
@@ -38,11 +43,11 @@ class FakeStage:
     def __init__(self) -> None:
         self._numbers = itertools.count()
         self.runtime = FakeRuntime(
-            script=lambda launch: launch.config["script"],
+            script=lambda launch: launch.config["script"] or _tells(launch),
             template=lambda spec: TEMPLATES[Module[spec.module]],
         )
 
-    def _launch(self, script: Script, module: Module) -> Launch:
+    def _launch(self, script: Script | None, module: Module) -> Launch:
         return Launch(
             container_id=f"ta-{next(self._numbers)}",
             function_id="fu-1",

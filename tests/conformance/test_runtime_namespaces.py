@@ -44,7 +44,7 @@ class Stage(ProcessStage):
 
     def left_overs(self) -> list[str]:
         spared, folders = self.runtime.infrastructure()
-        pids = [pid for pid in procfs.tree(os.getpid())[1:] if pid not in spared | self._before]
+        pids = [pid for pid in procfs.tree(os.getpid())[1:] if pid not in spared | self._before and not _has_ended(pid)]
         found = []
         for wall in Path(self.home.containers).iterdir():
             if wall.name not in folders:
@@ -52,6 +52,12 @@ class Stage(ProcessStage):
             elif (wall / "scratch").exists():
                 found += [str(pod) for pod in (wall / "scratch").iterdir() if f"{wall.name}/{pod.name}" not in folders]
         return [f"process {pid}" for pid in pids] + [path for path in found if not path.endswith("/scratch/t")]
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the warden is about to collect it."""
+    stat = procfs.stat(pid)
+    return stat is None or stat.state in ("Z", "X")
 
 
 class TestNamespacesRuntime(RuntimeContract):

@@ -33,6 +33,10 @@ while True:
     kept.append(b"x" * 10_000_000)
     time.sleep(0.005)
 """,
+    Program.TELLS_SECRETS: """
+print(os.environ.get("KEY"), len(os.environ.get("BIG", "")))
+os._exit(0)
+""",
 }
 MODULES = {
     Module.GOOD: PLAIN,

@@ -4,7 +4,7 @@ import os
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitney.drivers.builder.local.interpreters import PROBE, pythons_of, read_probe
@@ -89,6 +89,7 @@ def test_a_file_hides_a_folder_and_the_other_way_round(layers):
     assert union.is_folder("/etc/name")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "..", ".", ""]), max_size=6).map("/".join), st.text("ab./", max_size=8))
 def test_nothing_outside_is_ever_found(tmp_path_factory, path, target):
     root = tmp_path_factory.mktemp("union")

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -104,7 +105,7 @@ class Stage(ProcessStage):
     """Its runtime has a fake checkpointer."""
 
     budget_mib = 1_000
-    environ = {**os.environ, "OLD": "old"}
+    environ: ClassVar = {**os.environ, "OLD": "old"}
 
     def make_runtime(self):
         self.did: list[str] = []

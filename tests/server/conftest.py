@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from jitney.drivers.blobs.memory import MemoryBlobs
+from jitney.drivers.contents.memory import MemoryContents
+from jitney.drivers.keys.fake import FakeKms
 from jitney.drivers.logs.memory import MemoryLogs
 from jitney.drivers.sources.memory import MemorySources
 from jitney.drivers.store.memory import MemoryStore
+from jitney.ports.store import Store
 from jitney.server.app import Server, ServerOptions
 from jitney.wire import codec
 from jitney.wire.frames import LENGTH
@@ -51,15 +54,19 @@ class Wire:
 
 
 @asynccontextmanager
-async def serving(folder: Path, **options: object) -> AsyncIterator[tuple[Server, Callable[[], object]]]:
+async def serving(
+    folder: Path, store: Store | None = None, **options: object
+) -> AsyncIterator[tuple[Server, Callable[[], object]]]:
     """A running server, and a function that connects to it."""
     home = Home(folder)
     ready = asyncio.Event()
     server = Server(
         home=home,
         secret=SECRET,
-        store=MemoryStore(),
+        store=store or MemoryStore(),
         sources=MemorySources(MemoryBlobs()),
+        contents=MemoryContents(),
+        keys=FakeKms(),
         logs=MemoryLogs(),
         options=ServerOptions(version="0", **{"http_port": None, **options}),
     )

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from jitney.cli.screen import Containers, Screen, map_line, summary_line
+from jitney.cli.screen import Containers, Screen, map_line, summary_line, transfer_line
 from jitney.cli.terminal import safe_line, span
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ class Silent:
         """Not shown."""
 
     def map_progress(self, name: str, done: int, failed: int, sent: int, total: int | None) -> None:
+        """Not shown."""
+
+    def transfer(self, name: str, done: int, total: int) -> None:
         """Not shown."""
 
     def note(self, text: str) -> None:
@@ -114,6 +117,17 @@ class Plain(Silent):
         if is_over:
             self._said.pop(name, None)
             self._screen.maps.pop(name, None)
+
+    def transfer(self, name: str, done: int, total: int) -> None:
+        """A line now and then."""
+        now_s = self._clock()
+        one = self._screen.transfer(name, done, total, now_s)
+        if now_s - self._said.get(name, one.since_s) >= PLAIN_EVERY_S:
+            self._said[name] = now_s
+            self._note(transfer_line(one, now_s))
+        if one.done_at_s is not None:
+            self._said.pop(name, None)
+            self._screen.transfers.pop(name, None)
 
     def note(self, text: str) -> None:
         """One line."""
@@ -181,6 +195,12 @@ class Live(Plain):
         """The bar of the map."""
         with self._lock:
             self._screen.map_progress(name, done, failed, sent, total, self._clock())
+        self._wake()
+
+    def transfer(self, name: str, done: int, total: int) -> None:
+        """The bar of the transfer."""
+        with self._lock:
+            self._screen.transfer(name, done, total, self._clock())
         self._wake()
 
     def _wake(self) -> None:

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 
-from jitney.cli.terminal import safe_line, span
+from jitney.cli.terminal import amount, safe_line, span
 from jitney.values.apps import RunSummary
 
 BAR_WIDTH = 24
@@ -86,6 +86,7 @@ class Screen:
     def __init__(self) -> None:
         self.builds: dict[str, Build] = {}
         self.maps: dict[str, Map] = {}
+        self.transfers: dict[str, Map] = {}  # of bytes
         self.containers = Containers()
         self.waiting_since_s: float | None = None
 
@@ -111,20 +112,29 @@ class Screen:
         found.update(done, failed, sent, total, now_s)
         return found
 
+    def transfer(self, name: str, done: int, total: int, now_s: float) -> Map:
+        """Files to or from a volume went on."""
+        found = self.transfers.get(name)
+        if found is None or done < found.done:
+            found = self.transfers[name] = Map(safe_line(name), now_s)
+        found.update(done, 0, done, total, now_s)
+        return found
+
     def see(self, containers: Containers) -> None:
         """The containers as they are now."""
         self.containers = containers
 
     def tidy(self, now_s: float) -> None:
         """Drop what has been done for a moment."""
-        for name, one in list(self.maps.items()):
-            if one.done_at_s is not None and now_s - one.done_at_s > DONE_SHOWN_S:
-                del self.maps[name]
+        for shown in (self.maps, self.transfers):
+            for name, one in list(shown.items()):
+                if one.done_at_s is not None and now_s - one.done_at_s > DONE_SHOWN_S:
+                    del shown[name]
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.builds or self.maps or self._starting)
+        return not (self.builds or self.maps or self.transfers or self._starting)
 
     @property
     def _starting(self) -> int:
@@ -145,6 +155,7 @@ class Screen:
         shown += [map_line(one, now_s) for one in active[:MAPS_SHOWN_MAX]]
         if len(active) > MAPS_SHOWN_MAX:
             shown.append(f"and {len(active) - MAPS_SHOWN_MAX} more maps")
+        shown += [transfer_line(one, now_s) for one in self.transfers.values()]
         if self.maps or self._starting:
             shown.append(containers_line(self.containers))
         return [line[: width - 1] for line in shown if line]
@@ -165,6 +176,16 @@ def map_line(one: Map, now_s: float) -> str:
     if one.failed:
         parts.append(f"{one.failed:,} failed")
     return f"{one.name} {counts} {', '.join(parts)}"
+
+
+def transfer_line(one: Map, now_s: float) -> str:
+    """'model.bin ━━━━━━─── 1.2 GiB of 5.0 GiB 24%, 812.0 MiB/s, 4.7 s left'."""
+    total, rate, eta_s = one.total or 0, one.rate(now_s), one.eta_s(now_s)
+    share = one.done / total if total else 1.0
+    full = int(share * BAR_WIDTH)
+    bar = f"{'━' * full}{'─' * (BAR_WIDTH - full)}"
+    left = f", {span(eta_s * 1000)} left" if eta_s is not None and one.done_at_s is None else ""
+    return f"{one.name} {bar} {amount(one.done)} of {amount(total)} {share:.0%}, {amount(round(rate))}/s{left}"
 
 
 def containers_line(seen: Containers) -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 KILLED = 137
 
 
+Values = dict[str, dict[str, str]]  # of secrets without a name, by id
+
+
 @click.command()
 @click.argument("place", metavar="[FILE[::FUNC] | IMAGE]", required=False, default="")
 @click.option("--cmd", "-c", "words", default="", help="Run this instead of the image's command, /bin/bash or /bin/sh.")
@@ -59,8 +62,8 @@ def shell(
     session = connection.configured()
     if ids.is_id(place, ids.CONTAINER):
         return told(*terminal_session.run(session, place, spec, forwards=True))
-    function = surroundings(session, place, image, as_module=module)
-    return run_in(session, with_resources(function, cpu, memory), spec)
+    function, secrets = surroundings(session, place, image, as_module=module)
+    return run_in(session, with_resources(function, cpu, memory), spec, secrets)
 
 
 def split(words: str) -> tuple[str, ...]:
@@ -75,13 +78,13 @@ def split(words: str) -> tuple[str, ...]:
         raise click.UsageError(f"--cmd {words!r}: {error}") from None
 
 
-def run_in(session: Session, function: FunctionSpec, spec: ExecSpec) -> int:
+def run_in(session: Session, function: FunctionSpec, spec: ExecSpec, secrets: Values) -> int:
     """Run a command in a new container that ends with it; its exit code."""
     from jitney.cli import terminal_session
     from jitney.client.exec import OpenContainer
     from jitney.client.portal import PORTAL
 
-    container = OpenContainer(session, function)
+    container = OpenContainer(session, function, secrets)
     container_id = PORTAL.call(container.open())
     try:
         return told(*terminal_session.run(session, container_id, spec, forwards=True))
@@ -114,8 +117,8 @@ def with_resources(function: FunctionSpec, cpu: float | None, memory: int | None
     return msgspec.structs.replace(function, resources=resources)
 
 
-def surroundings(session: Session, place: str, image: str, *, as_module: bool) -> FunctionSpec:
-    """What the container is to have: a function's surroundings, or an image's.
+def surroundings(session: Session, place: str, image: str, *, as_module: bool) -> tuple[FunctionSpec, Values]:
+    """What the container is to have: a function's surroundings, or an image's; and values of its secrets.
 
     Raises:
         NotFoundError: there is no such file, function or image.
@@ -130,7 +133,7 @@ def surroundings(session: Session, place: str, image: str, *, as_module: bool) -
         try:
             if place and (as_module or is_file(place)):
                 return of_function(session, place, image, as_module=as_module)
-            return of_image(session, image or place)
+            return of_image(session, image or place), {}
         finally:
             display.close()
 
@@ -162,8 +165,8 @@ async def _built(session: Session, name: str) -> BuiltImage:
     return await build(session, Image.from_id(name) if ids.is_id(name, ids.IMAGE) else Image.from_name(name))
 
 
-def of_function(session: Session, place: str, image: str, *, as_module: bool) -> FunctionSpec:
-    """The surroundings of a function of a file; `image` in the place of its own."""
+def of_function(session: Session, place: str, image: str, *, as_module: bool) -> tuple[FunctionSpec, Values]:
+    """The surroundings of a function of a file, and the values of its secrets; `image` in the place of its own."""
     from jitney.cli.loading import load, split_reference
     from jitney.client.portal import PORTAL
     from jitney.client.running import spec_of
@@ -173,7 +176,7 @@ def of_function(session: Session, place: str, image: str, *, as_module: bool) ->
     function: FunctionSpec = PORTAL.call(spec_of(session, app, declaration))
     if image:
         function = msgspec.structs.replace(function, image_id=PORTAL.call(_built(session, image)).image_id)
-    return function
+    return function, declaration.secret_values()
 
 
 def pick(module: Any, name: str, file: str) -> tuple[Any, Declaration]:

@@ -86,6 +86,20 @@ def span(duration_ms: float) -> str:
     return f"{duration_ms // 86_400_000:.0f} d"
 
 
+def amount(size: int) -> str:
+    """Bytes in the unit that a person would use.
+
+    >>> [amount(x) for x in (12, 5_000, 3 << 20, 5 << 30, 7 << 40)]
+    ['12 B', '4.9 KiB', '3.0 MiB', '5.0 GiB', '7.0 TiB']
+    """
+    if size < 1024:
+        return f"{size} B"
+    for power, unit in ((1, "KiB"), (2, "MiB"), (3, "GiB")):
+        if size < 1 << (10 * (power + 1)):
+            return f"{size / (1 << (10 * power)):.1f} {unit}"
+    return f"{size / (1 << 40):,.1f} TiB"
+
+
 def clock(at_ms: int) -> str:
     """A Unix time as local wall time with ms, for log lines."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000)) + f".{at_ms % 1000:03d}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jitney.client.function import Function
     from jitney.client.image import Image
     from jitney.client.running import Deployed, Running
+    from jitney.client.secret import Secret
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,7 +53,8 @@ class App:
         tags: texts to find the app by.
         isolation: the lowest tier of isolation for functions that name none: "process", "oci", "namespaces" or
             "gvisor"; default: what the server's policy asks for. The stricter of the two holds.
-        secrets, volumes: not supported yet.
+        secrets: for all functions; those that a function has come after them, and win.
+        volumes: not supported yet.
         include_source: ship the file or package that a function is defined in.
 
     >>> app = App("example")
@@ -70,17 +72,18 @@ class App:
         image: Image | None = None,
         tags: Mapping[str, str] | None = None,
         isolation: str | None = None,
-        secrets: Sequence[Any] | None = None,
+        secrets: Sequence[Secret] | None = None,
         volumes: Mapping[Any, Any] | None = None,
         include_source: bool = True,
     ) -> None:
         if name is not None and not isinstance(name, str):
             raise InvalidError(f"the name of an app is a text, not {name!r}")
-        options.check_names(FunctionOptions, "App", {"secrets": secrets, "volumes": volumes})
+        options.check_names(FunctionOptions, "App", {"volumes": volumes})
         self._name = name
         self._image = image
         self._tags = dict(tags or {})
         self._isolation = options.isolation(isolation)
+        self._secrets = options.secrets(secrets)
         self._include_source = include_source
         self._declarations: dict[str, Declaration] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
@@ -151,6 +154,7 @@ class App:
             enable_memory_snapshot: `@jitney.enter(snap=True)` methods of a class run once for all its containers.
             experimental_options: {"enable_checkpoint": True} restores containers of a module that cannot be forked.
             env: environment variables of its containers.
+            secrets: more of them, from secrets: later ones win, and `env` wins over all.
             include_source: ship the file or package that it is defined in; default: as the app.
             single_use_containers: a fresh container for each input.
             is_generator: whether it yields; found out by itself unless a decorator hides it.
@@ -163,7 +167,7 @@ class App:
 
     def _options(self, kind: type[FunctionOptions | ClsOptions], of: str, given: Mapping[str, Any]) -> options.Declared:
         found = options.declared(kind, of, given)
-        return found._replace(isolation=found.isolation or self._isolation)
+        return found._replace(isolation=found.isolation or self._isolation, secrets=(*self._secrets, *found.secrets))
 
     @dataclass_transform(field_specifiers=(parameter,), kw_only_default=True)
     def cls(self, **given: Unpack[ClsOptions]) -> Callable[[Callable[P, T]], Cls[P, T]]:

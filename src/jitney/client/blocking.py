@@ -1,8 +1,8 @@
-"""The direct path of a plain blocking `f.remote(x)`: no event loop and no thread hop.
+"""The direct path of what blocks, `f.remote(x)` or `d[key]`: no event loop and no thread hop.
 
 Each calling thread has a connection of its own. A call is one `sendall` and, as a rule, one `recv`: waking two threads
 of this process would cost more than the whole rest of a warm call. What is not the rule (a refusal, a break, a server
-that is not there) is left to the portal, which goes on with the same call id.
+that is not there) is left to the portal, which goes on with the same call id, or asks again.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ import socket
 import threading
 
 from jitney.client.greeting import GREETING_S, Endpoint, check_welcome, hello
-from jitney.errors import JitneyError
+from jitney.errors import JitneyError, from_code
 from jitney.values.calls import CallKind, Output
 from jitney.wire import codec
 from jitney.wire.frames import Splitter
-from jitney.wire.messages.link import CancelCall, Invoke, Message, Outputs, Refused
+from jitney.wire.messages.link import (
+    Answer,
+    CancelCall,
+    Failed,
+    Invoke,
+    Message,
+    Outputs,
+    Received,
+    Refused,
+    Request,
+)
 
 RECEIVE_BYTES = 64 * 1024  # larger reads cost a mapping each, whatever comes
 
@@ -28,6 +38,7 @@ class Connection:
         self.endpoint = endpoint
         self._splitter = Splitter()
         self._ready: list[bytes] = []
+        self._asked = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(GREETING_S)
@@ -79,6 +90,29 @@ class Connection:
             self._socket.close()
             raise
 
+    def ask(self, method: str, body: bytes, *, held: bool) -> bytes:
+        """The body of the answer to a request; `held`: the server is told that it has come.
+
+        Raises:
+            JitneyError: the server's typed error.
+            OSError: the connection broke. The server may have done it.
+        """
+        self._asked = number = self._asked + 1
+        try:
+            self._socket.sendall(codec.encode_frame(Request(number, method, body)))
+            while True:
+                answer = self._receive()
+                if isinstance(answer, Answer) and answer.id == number:
+                    if held:
+                        self._socket.sendall(codec.encode_frame(Received(number)))
+                    return answer.body
+                if isinstance(answer, Failed) and answer.id == number:
+                    break
+        except BaseException:
+            self._socket.close()  # perhaps in the middle of a frame; what the server holds for us goes back
+            raise
+        raise from_code(answer.code, answer.message, answer.hint)
+
     def _give_up(self, call_id: str) -> None:
         try:
             self._socket.settimeout(1.0)
@@ -95,12 +129,8 @@ class _OfThread(threading.local):
 _mine = _OfThread()
 
 
-def call(endpoint: Endpoint, call_id: str, function_id: str, method: str, payload: bytes) -> Output | None:
-    """The output of one input, by this thread's connection. None: let the portal do it.
-
-    Raises:
-        BaseException: what interrupted the wait; the call has been cancelled.
-    """
+def _connection(endpoint: Endpoint) -> Connection | None:
+    """This thread's connection; None where there can be none."""
     connection = _mine.connection
     if connection is None or connection.endpoint != endpoint or _mine.pid != os.getpid():
         try:
@@ -108,6 +138,40 @@ def call(endpoint: Endpoint, call_id: str, function_id: str, method: str, payloa
         except (OSError, JitneyError):
             return None
         _mine.pid = os.getpid()
+    return connection
+
+
+def ask(endpoint: Endpoint, method: str, body: bytes, *, held: bool = False) -> bytes | None:
+    """The body of the answer to a request, by this thread's connection. None: let the portal ask.
+
+    Raises:
+        JitneyError: the server's typed error.
+        BaseException: what interrupted the wait.
+    """
+    connection = _connection(endpoint)
+    if connection is None:
+        return None
+    try:
+        return connection.ask(method, body, held=held)
+    except JitneyError:
+        raise
+    except OSError:
+        _mine.connection = None
+        return None
+    except BaseException:
+        _mine.connection = None
+        raise
+
+
+def call(endpoint: Endpoint, call_id: str, function_id: str, method: str, payload: bytes) -> Output | None:
+    """The output of one input, by this thread's connection. None: let the portal do it.
+
+    Raises:
+        BaseException: what interrupted the wait; the call has been cancelled.
+    """
+    connection = _connection(endpoint)
+    if connection is None:
+        return None
     try:
         return connection.call(Invoke(call_id, function_id, method, CallKind.UNARY, payload))
     except (OSError, JitneyError):

@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from jitney.client import options
@@ -34,6 +34,7 @@ from jitney.values.functions import PARAMETERS_BYTES_MAX, MethodSpec, Overrides
 
 if TYPE_CHECKING:
     from jitney.client.options import VariantOptions
+    from jitney.client.secret import Secret
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,7 +108,7 @@ class Cls(Generic[P, T]):
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        return self._bound(options.overrides(given, self._handle.resources))
+        return self._bound(options.overrides(given, self._handle.resources), options.secrets(given.get("secrets")))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[P, T]:
         """The same class with other concurrency; see `jitney.concurrent`."""
@@ -117,8 +118,8 @@ class Cls(Generic[P, T]):
         """The same class with other batching; see `jitney.batched`."""
         return self._bound(Overrides(batching=options.batching(max_batch_size, wait_ms)))
 
-    def _bound(self, overrides: Overrides) -> Cls[P, T]:
-        return Cls(Bound(self._handle, overrides), self._user_class, by_value=self._by_value)
+    def _bound(self, overrides: Overrides, secrets: Sequence[Secret] = ()) -> Cls[P, T]:
+        return Cls(Bound(self._handle, overrides, secrets), self._user_class, by_value=self._by_value)
 
     @dual
     async def hydrate(self) -> Cls[P, T]:

@@ -19,11 +19,13 @@ from jitney.client.options import Declared
 from jitney.errors import InvalidError, SerializationError, VersionError
 from jitney.runner import state
 from jitney.values.functions import Batching, ClientVersions, Concurrency, FunctionSpec, MethodSpec
+from jitney.values.secrets import SecretRef
 
 if TYPE_CHECKING:
     from jitney.client.app import App
     from jitney.client.image import Image
     from jitney.values.images import BuiltImage
+    from jitney.values.volumes import VolumeMount
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,7 +80,9 @@ class Declaration:
         """Whether an instance is made ahead: memory snapshots are on, and a method runs for one."""
         return self.options.snapshot and self.is_class and bool(hooks_of(self.raw, SNAP))
 
-    def spec(self, module: str, is_main: bool, image: BuiltImage, source_id: str) -> FunctionSpec:
+    def spec(
+        self, module: str, is_main: bool, image: BuiltImage, source_id: str, mounts: tuple[VolumeMount, ...] = ()
+    ) -> FunctionSpec:
         """As published. Pickles the code where it has to travel: off the loop.
 
         Raises:
@@ -104,6 +108,7 @@ class Declaration:
             image_id=image.image_id,
             source_id=source_id,
             env=self.options.env,
+            secrets=self._secret_refs(),
             retries=self.options.retries,
             timeout_ms=self.options.timeout_ms,
             startup_timeout_ms=self.options.startup_timeout_ms,
@@ -114,10 +119,26 @@ class Declaration:
             single_use=self.options.single_use,
             isolation=self.options.isolation,
             network=self.options.network,
+            volumes=mounts,
             snapshot=self.has_snapshot,
             checkpoint=self.options.checkpoint,
             versions=versions(),
         )
+
+    def _secret_refs(self) -> tuple[SecretRef, ...]:
+        if not self.options.secrets:
+            return ()
+        from jitney.client import secret
+
+        return secret.references(self.options.secrets)
+
+    def secret_values(self) -> dict[str, dict[str, str]]:
+        """Of its secrets without a name, by id: what is published beside the spec."""
+        if not self.options.secrets:
+            return {}
+        from jitney.client import secret
+
+        return secret.values(self.options.secrets)
 
 
 def declare(raw: Any, options: Declared, methods: tuple[MethodSpec, ...], *, is_class: bool) -> Declaration:

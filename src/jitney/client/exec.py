@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from jitney.client.link import StreamBroken
@@ -98,9 +98,12 @@ class RemoteCommand:
 class OpenContainer:
     """A container that is there for commands, from `open` to `close`."""
 
-    def __init__(self, session: Session, spec: FunctionSpec) -> None:
+    def __init__(
+        self, session: Session, spec: FunctionSpec, secrets: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         self._session = session
         self._spec = spec
+        self._secrets = {secret_id: dict(values) for secret_id, values in (secrets or {}).items()}
         self._stream: Stream[ContainerClosed] | None = None
         self.container_id = ""
 
@@ -110,7 +113,9 @@ class OpenContainer:
         Raises:
             StartupError: it could not be started. ResourceExhaustedError: no machine has room for it.
         """
-        stream = self._stream = await self._session.stream(CONTAINER_OPEN, ContainerOpen(spec=self._spec))
+        stream = self._stream = await self._session.stream(
+            CONTAINER_OPEN, ContainerOpen(spec=self._spec, secrets=self._secrets)
+        )
         try:
             self.container_id = (await anext(stream)).container_id
         except StopAsyncIteration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
 from jitney.client import blocking, calls, options, results
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jitney.client.calls import FunctionCall
     from jitney.client.handle import Target
     from jitney.client.options import VariantOptions
+    from jitney.client.secret import Secret
     from jitney.client.session import Session
 
 P = ParamSpec("P")
@@ -251,7 +252,7 @@ class Function(Generic[P, R, G]):
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        return self._bound(options.overrides(given, self._handle.resources))
+        return self._bound(options.overrides(given, self._handle.resources), options.secrets(given.get("secrets")))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R, G]:
         """The same function with other concurrency; see `jitney.concurrent`."""
@@ -261,9 +262,9 @@ class Function(Generic[P, R, G]):
         """The same function with other batching; see `jitney.batched`."""
         return self._bound(Overrides(batching=options.batching(max_batch_size, wait_ms)))
 
-    def _bound(self, overrides: Overrides) -> Function[P, R, G]:
+    def _bound(self, overrides: Overrides, secrets: Sequence[Secret] = ()) -> Function[P, R, G]:
         return Function(
-            Bound(self._handle, overrides),
+            Bound(self._handle, overrides, secrets),
             raw=self._raw,
             method=self._method,
             is_generator=self._is_generator,

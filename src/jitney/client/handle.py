@@ -7,7 +7,10 @@ at the server, or another handle with options on top. Several first uses at once
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from jitney.client import session as sessions
 from jitney.client.portal import PORTAL
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from jitney.client.app import App
+    from jitney.client.secret import Secret
 
 
 FRESH_S = 10.0  # how long the answer to a look-up by name is used without asking again
@@ -181,15 +185,16 @@ class OfApp(Handle):
 class Bound(Handle):
     """Another handle's function with other options or class parameters: a pool of its own."""
 
-    def __init__(self, parent: Handle, overrides: Overrides) -> None:
+    def __init__(self, parent: Handle, overrides: Overrides, secrets: Sequence[Secret] = ()) -> None:
         super().__init__(parent.name)
+        self.secrets = tuple(secrets)  # those of the overrides
         self.resources = overrides.resources or parent.resources
         self.parent = parent
         self.overrides = overrides
         self._of: Target | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (Bound, (self.parent, self.overrides))
+        return (Bound, (self.parent, self.overrides, self.secrets))
 
     def known(self) -> Target | None:
         of = self._of
@@ -206,8 +211,16 @@ class Bound(Handle):
     async def _look_up(self) -> Target:
         parent = await self.parent.find()
         session = parent.session
+        overrides, values = self.overrides, {}
+        if self.secrets:
+            import asyncio
+
+            from jitney.client import secret
+
+            refs = await asyncio.to_thread(secret.references, self.secrets)
+            overrides, values = msgspec.structs.replace(overrides, secrets=refs), secret.values(self.secrets)
         info = await session.request(
-            FUNCTION_BIND, FunctionBind(function_id=parent.function_id, overrides=self.overrides)
+            FUNCTION_BIND, FunctionBind(function_id=parent.function_id, overrides=overrides, secrets=values)
         )
         self._of = parent
         return Target(session, info.function_id, info.app_id, info.name, info.methods or parent.methods, info.scope)

@@ -12,7 +12,7 @@ from jitney.client.image_dockerfile import dockerfile_context, layers_of
 from jitney.client.image_steps import Steps
 from jitney.client.image_value import BASE, absolute, is_in_container, secret_texts, stand_in, texts
 from jitney.client.requirements import read_text
-from jitney.core import dockerparse
+from jitney.core import dockerparse, imagesecrets
 from jitney.core.imagechecks import full_name
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.values import ids
@@ -25,10 +25,6 @@ from jitney.values.images import (
     Registry,
     Scratch,
 )
-
-USERNAMES = ("username", "REGISTRY_USERNAME")
-PASSWORDS = ("password", "REGISTRY_PASSWORD")
-GCP_KEY = "SERVICE_ACCOUNT_JSON"
 
 
 class Bases(Steps):
@@ -93,7 +89,7 @@ class Bases(Steps):
         Raises:
             UnsupportedError: the secret has access keys, which would have to be changed for a password first.
         """
-        if secret is not None and "AWS_ACCESS_KEY_ID" in secret.keys():  # noqa: SIM118 (may be no dict)
+        if "AWS_ACCESS_KEY_ID" in secret_texts(secret):
             raise UnsupportedError(
                 "access keys of AWS cannot be used for its registry directly",
                 hint="secret={'username': 'AWS', 'password': the output of `aws ecr get-login-password`}",
@@ -123,12 +119,9 @@ class Bases(Steps):
             secret: with SERVICE_ACCOUNT_JSON, the key of a service account; or with `username` and `password`.
             setup_dockerfile_commands: see `from_registry`, as are the others.
         """
-        given = secret_texts(secret)
-        if GCP_KEY in given:
-            given = {"username": "_json_key", "password": given[GCP_KEY]}
         return cls.from_registry(
             tag,
-            given or None,
+            secret,
             setup_dockerfile_commands=setup_dockerfile_commands,
             force_build=force_build,
             add_python=add_python,
@@ -267,12 +260,7 @@ def _version(version: Any) -> str:
 def _credentials(secret: Mapping[str, str] | None) -> tuple[str, str]:
     """User name and password of a registry, for a secret that has them."""
     given = secret_texts(secret)
-    username = next((given[name] for name in USERNAMES if name in given), "")
-    password = next((given[name] for name in PASSWORDS if name in given), "")
     # In a container nothing is fetched, and the secret may be empty there.
-    if given and not password and not is_in_container():
-        raise InvalidError(
-            "the secret for the registry has no password",
-            hint="give {'username': ..., 'password': ...}; a token is a password",
-        )
-    return username, password
+    if given and not is_in_container():
+        imagesecrets.check_credentials(given)
+    return imagesecrets.credentials(given)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
+from jitney.client.secret import Secret
 from jitney.client.source import Attachment, Entry, Manifest
 from jitney.client.tree import LocalFile, check_limits
 from jitney.core import imageplan
@@ -142,15 +143,18 @@ def texts(given: Mapping[str, str] | None, what: str) -> dict[str, str]:
 
 
 def secret_texts(secrets: Any) -> dict[str, str]:
-    """The variables of secrets: each a mapping, or something that has `keys` and items as one has."""
+    """The variables of secrets: each a `Secret` or a mapping. A stand-in for one whose values only the server knows."""
     if secrets is None:
         return {}
     found: dict[str, str] = {}
-    for secret in [secrets] if hasattr(secrets, "keys") else secrets:
+    for secret in [secrets] if hasattr(secrets, "keys") or isinstance(secrets, Secret) else secrets:
+        if isinstance(secret, Secret):
+            found.update(secret._variables())
+            continue
         if not hasattr(secret, "keys") or not hasattr(secret, "__getitem__"):
             raise InvalidError(
                 f"a secret is a mapping of names to values, not {type(secret).__name__}",
-                hint="for example {'TOKEN': os.environ['TOKEN']}",
+                hint="for example jitney.Secret.from_name('github')",
             )
         found.update(texts({name: secret[name] for name in secret.keys()}, "secrets"))  # noqa: SIM118 (may be no dict)
     return found

@@ -338,6 +338,23 @@ class Link:
         finally:
             self._forget(number, pending)
 
+    async def request_held(self, method: Method[Q, A], message: Q) -> tuple[A, Callable[[bool], None]]:
+        """As `request`, for an answer that holds something: to be told whether it has arrived where it was wanted."""
+        number, pending = self._new(method, message, True)
+        try:
+            await self._ask(number, pending)
+            body = await pending.answer
+        except asyncio.CancelledError:
+            self.send(messages.CancelRequest(number))  # it may be answered already
+            raise
+        finally:
+            self._pending.pop(number, None)
+
+        def settle(has_arrived: bool) -> None:
+            self.send(messages.Received(number) if has_arrived else messages.CancelRequest(number))
+
+        return codec.decode(body, method.answer), settle
+
     def stream(self, method: Method[Q, A], message: Q) -> Stream[A]:
         """The events of a request, to iterate over; then its answer."""
         return Stream(self, method, message)

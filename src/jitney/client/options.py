@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 
+from jitney.client.volume_mounts import Mounts
+from jitney.client.volume_mounts import checked as volumes
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.values.functions import (
     DEFAULT_SCALEDOWN_WINDOW_MS,
@@ -30,6 +32,8 @@ from jitney.values.network import NetworkPolicy
 
 if TYPE_CHECKING:
     from jitney.client.image import Image
+    from jitney.client.secret import Secret
+    from jitney.client.volume import Volume
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,14 +84,13 @@ class _Variable(TypedDict, total=False):
     cpu: float | tuple[float, float] | None
     memory: int | tuple[int, int] | None
     env: Mapping[str, str | None] | None
+    secrets: Sequence[Secret] | None
 
 
 class _Unsupported(TypedDict, total=False):
     """Options of the vocabulary that this version does not do: None, False and empty values pass."""
 
     gpu: Any
-    secrets: Any
-    volumes: Any
     network_file_systems: Any
     cloud: Any
     region: Any
@@ -100,6 +103,7 @@ class _Unsupported(TypedDict, total=False):
 
 class _Declared(_Variable, _Unsupported, total=False):
     image: Image | None
+    volumes: Mapping[str, Volume] | None
     serialized: bool
     startup_timeout: float | None
     single_use_containers: bool
@@ -143,8 +147,6 @@ DEFAULTS: dict[str, Any] = {
 
 REASONS = {
     "gpu": "it runs functions on the machine's CPUs only",
-    "secrets": "pass values that are not secret with `env={...}`",
-    "volumes": "read and write a folder of the machine instead: containers see its file system",
     "network_file_systems": "it was replaced by volumes",
     "cloud": "it runs on this machine",
     "region": "it runs on this machine",
@@ -185,6 +187,8 @@ class Declared(NamedTuple):
     scaling: Scaling
     resources: Resources
     env: dict[str, str]
+    secrets: tuple[Secret, ...]
+    volumes: Mounts
     single_use: bool
     snapshot: bool
     checkpoint: bool
@@ -221,6 +225,8 @@ def declared(kind: type[FunctionOptions | ClsOptions], of: str, options: Mapping
             _resources(options.get("cpu"), options.get("memory")) or NO_RESOURCES, options.get("ephemeral_disk")
         ),
         env=_env(options.get("env")) or {},
+        secrets=secrets(options.get("secrets")),
+        volumes=volumes(options.get("volumes")),
         single_use=bool(options.get("single_use_containers")),
         snapshot=bool(options.get("enable_memory_snapshot")),
         checkpoint=_checkpoint(options.get("experimental_options")),
@@ -358,6 +364,19 @@ def _checkpoint(experiments: Mapping[str, Any] | None) -> bool:
             hint=f"there is {', '.join(CHECKPOINT_EXPERIMENTS)}",
         )
     return bool(wanted)
+
+
+def secrets(given: Any) -> tuple[Secret, ...]:
+    """The secrets that were asked for.
+
+    Raises:
+        InvalidError: it is no list of secrets.
+    """
+    if not given and isinstance(given, list | tuple | None):
+        return ()
+    from jitney.client.secret import listed
+
+    return listed(given)
 
 
 def _need_int(name: str, value: object) -> None:

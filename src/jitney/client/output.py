@@ -44,6 +44,9 @@ class Progress(Protocol):
     def map_progress(self, name: str, done: int, failed: int, sent: int, total: int | None) -> None:
         """A map has `done` results, `failed` of them failures, of `sent` inputs; `total` once it is known."""
 
+    def transfer(self, name: str, done: int, total: int) -> None:
+        """Files on their way to or from a volume: `done` of `total` bytes. Over when they are equal."""
+
     def note(self, text: str) -> None:
         """Something that the person should know, and that does not stop the run."""
 
@@ -79,6 +82,9 @@ class Quiet:
         stream.flush()
 
     def map_progress(self, name: str, done: int, failed: int, sent: int, total: int | None) -> None:
+        """Not shown."""
+
+    def transfer(self, name: str, done: int, total: int) -> None:
         """Not shown."""
 
     def note(self, text: str) -> None:

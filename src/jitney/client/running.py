@@ -19,6 +19,7 @@ from jitney.client.image import Image
 from jitney.client.link import StreamBroken
 from jitney.client.portal import PORTAL
 from jitney.client.source import Manifest, collect, ship
+from jitney.client.volume_mounts import mounts_of
 from jitney.errors import InvalidError, JitneyError, NotFoundError
 from jitney.runner import state
 from jitney.values.apps import AppState
@@ -89,7 +90,9 @@ class Running:
         creating = asyncio.create_task(self._create(session))
         try:
             specs, _ = await together(_prepare(session, app), _wait(creating))
-            published = await session.request(APP_PUBLISH, AppPublish(app_id=self._app_id, functions=specs))
+            published = await session.request(
+                APP_PUBLISH, AppPublish(app_id=self._app_id, functions=specs, secrets=_secret_values(app))
+            )
         except BaseException:
             await asyncio.wait([creating], timeout=STOP_S_MAX)  # what was created is to be stopped
             creating.cancel()
@@ -147,11 +150,23 @@ async def deploy(app: App, name: str | None, tag: str) -> Deployed:
         raise InvalidError(f"app {name!r} has no functions", hint="declare one with @app.function()")
     session = sessions.current()
     specs = await _prepare(session, app)
-    request = AppPublish(deploy_as=name, tag=tag, tags=app._tags, functions=specs, versions=declare.versions())
+    request = AppPublish(
+        deploy_as=name,
+        tag=tag,
+        tags=app._tags,
+        functions=specs,
+        versions=declare.versions(),
+        secrets=_secret_values(app),
+    )
     answer = await session.request(APP_PUBLISH, request)
     app._bind(answer.app_id, _targets(session, answer.app_id, answer.function_ids, app, specs))
     output.current().published(answer.app_id, answer.function_ids)
     return Deployed(answer.app_id, name, answer.version, answer.changed, answer.function_ids)
+
+
+def _secret_values(app: App) -> dict[str, dict[str, str]]:
+    """Of all secrets without a name, which were read as the specs were made."""
+    return {secret_id: values for one in app._declared for secret_id, values in one.secret_values().items()}
 
 
 def _targets(
@@ -210,11 +225,13 @@ async def spec_of(session: Session, app: App, one: Declaration) -> Any:
 
 async def _spec(parts: _Parts, app: App, one: Declaration, image: Image) -> Any:
     included = app._include_source if one.include_source is None else one.include_source
-    built, (manifest, source_id) = await together(_wait(parts.image(image)), _wait(parts.source(one, image, included)))
+    built, (manifest, source_id), mounts = await together(
+        _wait(parts.image(image)), _wait(parts.source(one, image, included)), mounts_of(one.options.volumes)
+    )
     if manifest.is_main and manifest.module and "." not in manifest.module:
         # Results that are of classes of this script name the module by which the container imported it.
         sys.modules.setdefault(manifest.module, sys.modules["__main__"])
-    return await asyncio.to_thread(one.spec, manifest.module, manifest.is_main, built, source_id)
+    return await asyncio.to_thread(one.spec, manifest.module, manifest.is_main, built, source_id, mounts)
 
 
 async def _wait(task: asyncio.Task[T]) -> T:

@@ -185,13 +185,26 @@ def current() -> Session:
         UnsupportedError: `JITNEY_SERVER` is not a socket.
     """
     server = os.environ.get("JITNEY_SERVER", "")
-    home = Home.default()
     config = state.config
-    key = (str(config["link_socket"]), "container") if config else (str(home.root), server)
+    key = (str(config["link_socket"]), "container") if config else (_root(), server)
     session = _sessions.get(key)
     if session is None:
-        session = _sessions[key] = Session(home, autostart=_autostart(), server=_socket_of(server))
+        session = _sessions[key] = Session(Home.default(), autostart=_autostart(), server=_socket_of(server))
     return session
+
+
+_roots: dict[tuple[str | None, str | None], str] = {}
+
+
+def _root() -> str:
+    """The server's folder as the environment stands. Paths are slow, and every request asks."""
+    place = (os.environ.get("JITNEY_HOME"), os.environ.get("HOME"))
+    root = _roots.get(place)
+    if root is None:
+        root = str(Home.default().root)
+        if os.path.isabs(place[0] or "/"):  # others depend on where this process is
+            _roots[place] = root
+    return root
 
 
 def _autostart() -> bool:

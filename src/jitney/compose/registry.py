@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jitney.compose import tiers
 from jitney.errors import InvalidError
 from jitney.values.isolation import Isolation
+from jitney.values.volumes import WORKSPACE
 from jitney.wire.home import Home
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from jitney.ports.box import Box
     from jitney.ports.builder import ImageBuilder
     from jitney.ports.checkpoints import Checkpointer
+    from jitney.ports.contents import Contents
     from jitney.ports.dockerfiles import DockerfileBuilder
+    from jitney.ports.keys import KeyRing
     from jitney.ports.limits import Limiter
     from jitney.ports.logs import LogStore
     from jitney.ports.network import Network
@@ -28,12 +31,15 @@ if TYPE_CHECKING:
     from jitney.ports.runtime import Runtime
     from jitney.ports.sources import SourceStore
     from jitney.ports.store import Store
+    from jitney.ports.trees import Trees
 
 # port -> name -> "module:factory"
 DRIVERS: dict[str, dict[str, str]] = {
     "store": {"sqlite": "jitney.drivers.store.sqlite:SqliteStore"},
     "blobs": {"localdir": "jitney.drivers.blobs.localdir:LocalBlobs"},
+    "keys": {"file": "jitney.drivers.keys.file:FileKeys"},
     "sources": {"localdir": "jitney.drivers.sources.localdir:LocalSources"},
+    "contents": {"localdir": "jitney.drivers.contents.localdir:LocalContents"},
     "logs": {"files": "jitney.drivers.logs.files:LogFiles"},
     "runtime": {
         "process": "jitney.drivers.runtime.process:ProcessRuntime",
@@ -81,6 +87,12 @@ def store(home: Home, config: ServerConfig) -> Store:
     return made
 
 
+def keys(home: Home) -> KeyRing:
+    """What the secrets of the store are encrypted with."""
+    made: KeyRing = factory("keys", "file")(home.secret_keys)
+    return made
+
+
 def inspect_store(home: Home, config: ServerConfig) -> tuple[str, str]:
     """(what the store is, what is wrong with it or ''), while it may be in use."""
     module = DRIVERS["store"][config.store].partition(":")[0]
@@ -92,6 +104,12 @@ def sources(home: Home) -> SourceStore:
     """Where shipped files are kept."""
     blobs = factory("blobs", "localdir")(home.files)
     made: SourceStore = factory("sources", "localdir")(home.sources, blobs)
+    return made
+
+
+def contents(home: Home) -> Contents:
+    """What files of volumes hold."""
+    made: Contents = factory("contents", "localdir")(home.volumes)
     return made
 
 
@@ -123,6 +141,18 @@ def checkpointer() -> Checkpointer:
     """What writes processes down."""
     made: Checkpointer = factory("checkpoints", "criu")()
     return made
+
+
+def trees(home: Home) -> Trees:
+    """Where the worker lays out volumes. What containers see belongs to the ids of walls."""
+    from jitney.drivers.trees.localdir import LocalTrees
+    from jitney.drivers.walls.machine import ids_of_machine
+
+    ids = ids_of_machine(os.environ)
+    files = home.volumes / WORKSPACE / "files"
+    return LocalTrees(
+        home.trees, lambda digest: files / digest[:2] / digest, owner=ids.first if ids.writer == "root" else None
+    )
 
 
 def worker(home: Home, config: WorkerConfig, policy: Isolation = Isolation.PROCESS) -> tuple[Runtime, ImageBuilder]:

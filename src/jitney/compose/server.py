@@ -141,6 +141,8 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
         secret=home.read_token(),
         store=registry.store(home, config.server),
         sources=registry.sources(home),
+        contents=registry.contents(home),
+        keys=registry.keys(home),
         logs=logs,
         options=ServerOptions(
             version=__version__,

@@ -29,6 +29,7 @@ def run(home: Home, config: Config) -> int:
             home,
             runtime,
             builder,
+            registry.trees(home),
             template_idle_ms=config.worker.template_idle_ms,
             template_memory_mib=config.worker.template_memory_mib,
             images_keep_ms=config.worker.images_keep_ms,

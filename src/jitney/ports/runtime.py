@@ -30,6 +30,8 @@ The contract, for every driver:
     says so.
 11. A cancelled `start` or `open_template` leaves nothing behind.
 12. A runtime that is a `TemplateInsight` too tells of each open template that ends without having been closed, once.
+13. `Launch.secrets` are variables of the container (over those of `env`) and of commands in it, and are nowhere else:
+    not in a template's memory or environment, nor in another container, a file, a log or a command line.
 """
 
 from __future__ import annotations

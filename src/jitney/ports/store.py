@@ -1,4 +1,4 @@
-"""What the server must not forget: apps, functions, durable calls, ended containers.
+"""What the server must not forget: apps, functions, durable calls, ended containers, objects (ports.objects).
 
 The queue itself is in the server's memory; the store is the log under it, read once at start (`CallStore.pending`).
 So every operation here is a batch or a page, and there is no claim or lease: a lost lease only means a re-run.
@@ -33,6 +33,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from jitney.ports.objects import DictStore, ObjectStore, QueueStore
+from jitney.ports.secrets import SecretStore
+from jitney.ports.volumes import VolumeStore
 from jitney.values.apps import AppRecord, DeploymentRecord, RunSummary
 from jitney.values.calls import CallRecord, InputRecord, Output
 from jitney.values.containers import ContainerRecord
@@ -250,6 +253,21 @@ class Store(Protocol):
 
     @property
     def containers(self) -> ContainerStore: ...
+
+    @property
+    def volumes(self) -> VolumeStore: ...
+
+    @property
+    def objects(self) -> ObjectStore: ...
+
+    @property
+    def dicts(self) -> DictStore: ...
+
+    @property
+    def queues(self) -> QueueStore: ...
+
+    @property
+    def secrets(self) -> SecretStore: ...
 
     async def meta(self) -> StoreMeta:
         """Which store this is, and how often it was opened."""

@@ -28,7 +28,10 @@ class Control:
         self._descriptors: list[int] = []
 
     def receive(self) -> list[dict[str, Any]]:
-        """Wait for messages; none at the end. A FORK message has its descriptors in "stdout", "stderr" and "given"."""
+        """Wait for messages; none at the end.
+
+        A FORK message has its descriptors in "stdout", "stderr" and "given", and in "private" if there is one.
+        """
         try:
             data, descriptors = template_protocol.receive(self.sock)
         except OSError:
@@ -41,6 +44,7 @@ class Control:
                 count = 2 + int(message.get("descriptors") or 0)
                 message["stdout"], message["stderr"], *message["given"] = self._descriptors[:count]
                 del self._descriptors[:count]
+                message["private"] = self._descriptors.pop(0) if message.get("private") else None
         return messages
 
     def send(self, kind: str, descriptors: tuple[int, ...] = (), **fields: Any) -> None:

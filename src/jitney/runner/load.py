@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jitney.runner import payload
+from jitney.runner import payload, process, state
 
 _CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
@@ -168,9 +168,28 @@ def _load_class(user_class: type, instance: Any, specs: list[dict[str, Any]], ro
         if not hasattr(user_class, name):
             raise LoadError(f"class {user_class.__qualname__!r} has no method {name!r}")
         methods[name] = Method(name, _bind(instance, name), spec["is_async"], spec["is_generator"])
-    enter = [hook for snap in rounds for hook in hooks(instance, snap=snap)]
+    enter = [_as_in_template(hook) if snap else hook for snap in rounds for hook in hooks(instance, snap=snap)]
     leave = [_bind(instance, name) for name in _marked(user_class, "__jitney_exit__")]
     return Loaded(methods, enter, leave)
+
+
+def _as_in_template(hook: Callable[[], Any]) -> Callable[[], Any]:
+    """A snapshot method that a container has to run itself: it has no secrets there, so it has none here."""
+    if not state.private:
+        return hook
+    if is_async(hook):
+
+        async def run_async() -> None:
+            with process.without_private():
+                await hook()
+
+        return run_async
+
+    def run() -> None:
+        with process.without_private():
+            hook()
+
+    return run
 
 
 def _parameters(encoded: str) -> dict[str, Any]:

@@ -7,11 +7,13 @@ Elsewhere that is missing, and nothing else changes.
 from __future__ import annotations
 
 import gc
+import json  # as `resource`
 import os
 import resource  # here, so that no fork has to: an import touches much of what it shares with its template
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jitney.runner import state
@@ -65,6 +67,10 @@ def set_up(message: dict[str, Any], stdout: int, stderr: int) -> None:
         os.close(descriptor)
     for name, value in (message.get("env") or {}).items():
         os.environ[name] = value  # not `update`, which touches memory that a fork shares till then
+    if message.get("private") is not None:
+        for name, value in read_private(message["private"]).items():
+            os.environ[name] = value
+            state.private += (name,)
     os.environ["JITNEY_IS_REMOTE"] = "1"
     os.environ["JITNEY_TASK_ID"] = str(message["container"])
     if message.get("cwd"):
@@ -73,6 +79,22 @@ def set_up(message: dict[str, Any], stdout: int, stderr: int) -> None:
     if limits:
         for name, (soft, hard) in limits.items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+
+
+def read_private(descriptor: int) -> dict[str, str]:
+    """The variables that are for this process alone; the pipe is closed."""
+    with open(descriptor, "rb") as pipe:
+        return {str(name): str(value) for name, value in json.loads(pipe.read()).items()}
+
+
+@contextmanager
+def without_private() -> Iterator[None]:
+    """In the block, variables that came from secrets are not there."""
+    taken = {name: os.environ.pop(name) for name in state.private if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def join(groups: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ class InputCancellation(BaseException):
 
 
 config: dict[str, Any] | None = None  # Launch.config of this container; None outside one
+private: tuple[str, ...] = ()  # names of variables that came from secrets
 current: contextvars.ContextVar[tuple[str, int, int] | None] = contextvars.ContextVar("jitney_input", default=None)
 """(call id, index, attempt) of the input that this thread or task works on."""
 

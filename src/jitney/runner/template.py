@@ -101,7 +101,8 @@ class Template:
             pid = -1
         if pid == 0:
             self._be_container(message)
-        for descriptor in (message["stdout"], message["stderr"], *message["given"]):
+        private = () if message["private"] is None else (message["private"],)
+        for descriptor in (message["stdout"], message["stderr"], *message["given"], *private):
             os.close(descriptor)
         if pid > 0:
             self.containers[pid] = name

@@ -11,8 +11,10 @@ A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one
                  "snapshot": null, or values.containers.Snapshot as JSON (bytes in base64),
                  "checkpoint": bool, to a cold one: it is to be written down afterwards}
       fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder,
-                 "rlimits": {"NOFILE": [soft, hard]}, "descriptors": n}, with 2 + n descriptors in SCM_RIGHTS on its
-                first byte: the container's stdout and stderr; behind a wall also its pod and control groups
+                 "rlimits": {"NOFILE": [soft, hard]}, "descriptors": n, "private": bool}, with 2 + n descriptors in
+                SCM_RIGHTS on its first byte: the container's stdout and stderr; behind a wall also its pod and control
+                groups; last, if it has something private, a pipe of more variables, a JSON object, that only the fork
+                may read
       pause     {"door": path}, to a cold one: let go of this socket and stop (see runner.pause)
       resume    {"env": {...}}, on the socket that it then opens to the door: what a template would be started with now
     template -> worker

@@ -20,18 +20,21 @@ from typing import Any
 import msgspec
 
 from jitney.core import leases
+from jitney.ports.contents import Contents
+from jitney.ports.keys import KeyRing
 from jitney.ports.logs import LogStore
 from jitney.ports.sources import SourceStore
 from jitney.ports.store import Store
-from jitney.runner import segments
 from jitney.server.api.apps import AppsApi
 from jitney.server.api.calls import CallsApi
 from jitney.server.api.containers import ContainersApi
 from jitney.server.api.exec import ExecApi
 from jitney.server.api.functions import FunctionsApi
 from jitney.server.api.images import Images
+from jitney.server.api.secrets import SecretsApi
 from jitney.server.api.server import ServerApi
 from jitney.server.api.table import Table
+from jitney.server.api.volumes import VolumesApi
 from jitney.server.api.workers import WorkersApi
 from jitney.server.apps import RESTART_GRACE_MS, Apps
 from jitney.server.auth import Auth
@@ -41,11 +44,15 @@ from jitney.server.fleet import Fleet
 from jitney.server.held import Held
 from jitney.server.http import Http
 from jitney.server.link import Link
+from jitney.server.mounts import Mounts
 from jitney.server.runner_link import RunnerLink
 from jitney.server.scaling import RunnerPaths
+from jitney.server.shared import Shared
 from jitney.server.state import Container
+from jitney.server.tidying import Tidying
+from jitney.server.vault import Vault
+from jitney.server.volumes import Volumes
 from jitney.values.apps import AppState
-from jitney.values.calls import OUTPUT_TTL_MS
 from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
 from jitney.wire.messages import server as sm
@@ -55,9 +62,6 @@ log = logging.getLogger("jitney.server")
 
 CHECK_S = 0.05
 HTTP_DELAY_S = 0.5  # somebody waits for the first result of a server that starts: not for HTTP
-SWEEP_S = 60.0
-FORGET_MS = 30 * 24 * 3_600_000  # ended calls and containers are listed this long
-VALUES_KEPT_S = 24 * 3_600  # a value in flight that did not fit into shared memory, and that nobody fetched
 SHUTDOWN_WAIT_S = 5.0
 SOCKET_BACKLOG = 512
 
@@ -76,12 +80,23 @@ class Server:
     """One server on one folder. `run` is its whole life; it may run once."""
 
     def __init__(
-        self, *, home: Home, secret: str, store: Store, sources: SourceStore, logs: LogStore, options: ServerOptions
+        self,
+        *,
+        home: Home,
+        secret: str,
+        store: Store,
+        sources: SourceStore,
+        contents: Contents,
+        keys: KeyRing,
+        logs: LogStore,
+        options: ServerOptions,
     ) -> None:
         self._home = home
         self._store = store
         self._logs = logs
         self._sources = sources
+        self._contents = contents
+        self._keys = keys
         self._options = options
         self.boot_id = secrets.token_hex(8)
         self.http_address = ""
@@ -91,7 +106,7 @@ class Server:
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._keep_containers = False
+        self._keep_containers = self._is_over = False
         self._started_at_ms = time.time_ns() // 1_000_000
         self._used_at = time.monotonic()
 
@@ -104,7 +119,10 @@ class Server:
         on_ready(self)
         self._spawn(self._serve_http())
         self._spawn(self._watch())
-        self._spawn(self._sweep())
+        self._spawn(self._tidying.run())
+        self._spawn(self.shared.sweeper.run())
+        self._spawn(self.volumes.keep_tidy())
+        self._spawn(self.vault.keep_tidy())
         try:
             await self._stopping.wait()
         finally:
@@ -143,29 +161,54 @@ class Server:
             wall_ms=lambda: time.time_ns() // 1_000_000,
             isolation=self._options.isolation,
         )
+        self.vault = Vault(store=self._store, keys=self._keys, entropy=secrets.token_bytes, wall_ms=self.fleet.wall_ms)
+        self.fleet.scaler.use_secrets(self.vault, self._spawn)
         self.router = self.fleet.router
         self.apps = Apps(self.router, self.fleet)
         self._connected = Connected(self.router, self.apps)
         self._durable = Durable(self._store, self.router, self.apps, self._spawn)
+        self._tidying = Tidying(
+            home=self._home, store=self._store, logs=self._logs, sources=self._sources, fleet=self.fleet, apps=self.apps
+        )
+        self.fleet.on_ended.append(self._record_ended)
+        self._build_apis(boot)
+
+    def _build_apis(self, boot: int) -> None:
         self.table = Table()
-        images = Images(fleet=self.fleet, sources=self._sources, entropy=secrets.token_bytes)
+        images = Images(fleet=self.fleet, sources=self._sources, entropy=secrets.token_bytes, vault=self.vault)
         self._apps_api = AppsApi(
             apps=self.apps,
             router=self.router,
             fleet=self.fleet,
             store=self._store,
             logs=self._logs,
+            vault=self.vault,
             entropy=secrets.token_bytes,
         )
         held = Held(fleet=self.fleet, entropy=secrets.token_bytes)
-        containers = ContainersApi(fleet=self.fleet, apps=self.apps, store=self._store, held=held)
+        containers = ContainersApi(
+            fleet=self.fleet,
+            apps=self.apps,
+            store=self._store,
+            held=held,
+            vault=self.vault,
+            entropy=secrets.token_bytes,
+        )
         execs = ExecApi(fleet=self.fleet, store=self._store)
+        mounts = Mounts(
+            fleet=self.fleet,
+            store=self._store.volumes,
+            contents=self._contents,
+            wall_ms=self.fleet.wall_ms,
+            entropy=secrets.token_bytes,
+        )
         workers = WorkersApi(
             fleet=self.fleet,
             apps=self.apps,
             images=images,
             containers=containers,
             execs=execs,
+            mounts=mounts,
             logs=self._logs,
             run=self._spawn,
         )
@@ -173,15 +216,38 @@ class Server:
             self._apps_api,
             images,
             workers,
-            FunctionsApi(apps=self.apps, fleet=self.fleet, store=self._store, images=images),
+            FunctionsApi(apps=self.apps, fleet=self.fleet, store=self._store, images=images, vault=self.vault),
+            SecretsApi(vault=self.vault, store=self._store),
             CallsApi(router=self.router, durable=self._durable, store=self._store, apps=self.apps, fleet=self.fleet),
             containers,
             execs,
+            mounts,
             ServerApi(self.status, self.stop),
+            *self._build_shared(boot).apis,
+            self._build_volumes(),
         ):
             api.register(self.table)
         assert not self.table.missing(), self.table.missing()
-        self.fleet.on_ended.append(self._record_ended)
+
+    def _build_shared(self, boot: int) -> Shared:
+        self.shared = Shared(
+            store=self._store,
+            boot=boot,
+            now_ms=self.fleet.wall_ms,
+            run=self._spawn,
+            blobs=self._home.blobs,
+        )
+        return self.shared
+
+    def _build_volumes(self) -> VolumesApi:
+        self.volumes = Volumes(
+            objects=self.shared.objects,
+            store=self._store,
+            contents=self._contents,
+            now_ms=self.fleet.wall_ms,
+            run=self._spawn,
+        )
+        return VolumesApi(volumes=self.volumes, objects=self.shared.objects)
 
     async def _load(self) -> None:
         """Apps that ran when the last server ended, and the durable calls that are not over."""
@@ -192,39 +258,24 @@ class Server:
                 for function_id, spec in (await self._store.functions.unlisted(record.app_id)).items():
                     pool = self.apps.add_pool(record.app_id, function_id, spec)
                     pool.scaling = msgspec.structs.replace(pool.scaling, min_containers=0, buffer_containers=0)
+        await self.shared.load()
         loaded = await self._durable.load()
         if loaded:
             log.info("%d durable inputs are queued again", loaded)
 
     async def _listen(self) -> list[asyncio.AbstractServer]:
-        loop = asyncio.get_running_loop()
-        link, runner = self._home.socket(), self._home.socket("runner.sock")
-        for path in (link, runner):
-            private_folder(path.parent)
-            path.unlink(missing_ok=True)
-        mask = os.umask(0o111)  # whoever can enter their folder may connect: this user, and containers
-        try:
-            return [
-                await loop.create_unix_server(
-                    lambda: RunnerLink(self.fleet, self.router, self._auth.is_container_token),
-                    str(runner),
-                    backlog=SOCKET_BACKLOG,
-                ),
-                await loop.create_unix_server(
-                    lambda: Link(self.table, self._connected, self._auth.admit, self._links),
-                    str(link),
-                    backlog=SOCKET_BACKLOG,
-                ),
-            ]
-        finally:
-            os.umask(mask)
+        runners, links = self._home.socket("runner.sock"), self._home.socket()
+        return [
+            await listen(runners, lambda: RunnerLink(self.fleet, self.router, self._auth.is_container_token)),
+            await listen(links, lambda: Link(self.table, self._connected, self._auth.admit, self._links)),
+        ]
 
     async def _serve_http(self) -> None:
         if self._options.http_port is None:
             return
         await asyncio.sleep(HTTP_DELAY_S)
         await asyncio.to_thread(importlib.import_module, "aiohttp.web")
-        self._http = Http(self.table, self._auth, self._problem, self._options.version)
+        self._http = Http(self.table, self._auth, self._store.problem, self._options.version)
         try:
             self.http_address = await self._http.start(
                 self._options.http_port, or_any=self._options.http_port_may_change
@@ -262,32 +313,14 @@ class Server:
             log.info("unused for %g s and nothing is deployed: stopping", idle_s)
             self.stop()
 
-    async def _sweep(self) -> None:
-        while True:
-            now_ms = self.fleet.wall_ms()
-            dropped = await self._store.calls.expire(now_ms - OUTPUT_TTL_MS)
-            forgotten = await self._store.calls.forget(now_ms - FORGET_MS)
-            await self._store.containers.forget(now_ms - FORGET_MS)
-            for name in [*dropped.files, *forgotten.files]:
-                if "/" not in name and not name.startswith("."):
-                    (self._home.blobs / name).unlink(missing_ok=True)
-            segments.sweep(str(self._home.segments), time.time())
-            await self._sweep_files(now_ms - FORGET_MS)
-            await asyncio.sleep(SWEEP_S)
-
-    async def _sweep_files(self, before_ms: int) -> None:
-        """Sources and logs of apps that nobody lists any more."""
-        apps = {record.app_id for record in await self._store.apps.recent(limit=100_000)}
-        await self._logs.sweep(apps | set(self.apps.running), before_ms)
-        used = {pool.spec.source_id for pool in self.router.pools.values()}
-        await self._sources.sweep(used, before_ms)
-        await asyncio.to_thread(_drop_old, self._home.blobs, time.time() - VALUES_KEPT_S)
-
     def _record_ended(self, container: Container) -> None:
         self._spawn(self._store.containers.put([container.record()]))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` beside; a failure is logged, never silent."""
+        """Run `work` beside; a failure is logged, never silent. At the very end nothing begins any more."""
+        if self._is_over:
+            work.close()
+            return
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -312,19 +345,19 @@ class Server:
             for app in list(self.apps.running.values()):
                 if app.record.state is not AppState.DEPLOYED:
                     await self._store.apps.stop(app.record.app_id, self.fleet.wall_ms())
+                    await self._store.secrets.drop(app.record.app_id)
         for link in list(self._links):
             link.close()
         if hasattr(self, "_http"):
             await self._http.stop()
+        await self.shared.end()
+        self._is_over = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._store.close()
 
     # ------------------------------------------------------------------------------------------- status
-
-    def _problem(self) -> str:
-        return self._store.problem()
 
     def status(self) -> sm.ServerStatus:
         """What runs here."""
@@ -344,14 +377,19 @@ class Server:
         )
 
 
-def _drop_old(blobs: Path, before_s: float) -> None:
-    """Remove the files of connected calls (payloads of durable ones are the store's to know)."""
-    for path in blobs.glob("v-*"):
-        try:
-            if path.stat().st_mtime < before_s:
-                path.unlink()
-        except FileNotFoundError:  # fetched at this moment
-            pass
+async def listen(path: Path, make: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
+    """Listen on a Unix socket."""
+    _make_room(path)
+    mask = os.umask(0o111)  # whoever can enter its folder may connect: this user, and containers
+    try:
+        return await asyncio.get_running_loop().create_unix_server(make, str(path), backlog=SOCKET_BACKLOG)
+    finally:
+        os.umask(mask)
+
+
+def _make_room(socket: Path) -> None:
+    private_folder(socket.parent)
+    socket.unlink(missing_ok=True)
 
 
 def private_folder(path: Path) -> None:

@@ -247,6 +247,8 @@ def bind(spec: FunctionSpec, overrides: Overrides) -> FunctionSpec:
         changes["concurrency"] = Concurrency(**msgspec.structs.asdict(overrides.concurrency))
     if overrides.env is not None:
         changes["env"] = {**spec.env, **overrides.env}
+    if overrides.secrets:
+        changes["secrets"] = overrides.secrets
     return FunctionSpec(**{**msgspec.structs.asdict(spec), **changes})
 
 

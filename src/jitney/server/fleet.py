@@ -234,9 +234,7 @@ class Fleet:
         for container in list(node.containers.values()):  # all are counted before any is replaced
             if container.id not in alive:
                 if container.phase is Phase.STARTING:
-                    node.send(
-                        wm.StartContainer(launch=self.scaler.launch(container))
-                    )  # the command was lost with the link
+                    self.scaler.send_start(container, node)  # the command was lost with the link
                 else:
                     self._gone(container, Event.LOST, None)
             elif container.phase in life.FINAL or (container.phase is Phase.DRAINING and container.stop_reason):

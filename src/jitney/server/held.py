@@ -35,8 +35,10 @@ class Held:
         fleet.on_ended.append(self._ended)
         fleet.on_ready.append(self._wake)
 
-    async def open(self, spec: FunctionSpec, on_ready: Callable[[Container], None]) -> Container:
+    async def open(self, spec: FunctionSpec, on_ready: Callable[[Container], None], *, app_id: str = "") -> Container:
         """Start a container with a function's surroundings; gives it when it has ended, as it does when cancelled.
+
+        `app_id`: whose secrets it may have.
 
         Raises:
             ResourceExhaustedError: no machine has room for it.
@@ -44,7 +46,7 @@ class Held:
         """
         if len(self._waiting) >= HELD_MAX:
             raise ResourceExhaustedError(f"{HELD_MAX} containers are held open already", hint="end one of them first")
-        container = await self._placed(held_pool(spec, self._entropy))
+        container = await self._placed(held_pool(spec, self._entropy, app_id))
         changed = self._waiting[container.id] = asyncio.Event()
         told = False
         try:
@@ -93,7 +95,7 @@ class Held:
             event.set()
 
 
-def held_pool(spec: FunctionSpec, entropy: Callable[[int], bytes]) -> Pool:
+def held_pool(spec: FunctionSpec, entropy: Callable[[int], bytes], secrets_of: str = "") -> Pool:
     """A pool for one container that has a function's surroundings and none of its code."""
     if not ids.is_id(spec.image_id, ids.IMAGE):
         raise InvalidError("a container needs an image", hint="build one first")
@@ -114,7 +116,8 @@ def held_pool(spec: FunctionSpec, entropy: Callable[[int], bytes]) -> Pool:
         checkpoint=False,
     )
     function_id = ids.make(ids.FUNCTION, entropy(ids.ENTROPY_BYTES))
-    return Pool(function_id, ids.make(ids.APP, entropy(ids.ENTROPY_BYTES)), bare, is_held=True)
+    own = ids.make(ids.APP, entropy(ids.ENTROPY_BYTES))
+    return Pool(function_id, own, bare, is_held=True, secrets_of=secrets_of)
 
 
 def failed_start(container: Container) -> StartupError:

@@ -1,7 +1,7 @@
 """The listening side of links: clients, workers, and clients inside containers, on a Unix socket.
 
 The call messages are handled in the turn in which they arrive, with no task and no await between: they are the hot
-path. Requests of the table run as tasks.
+path. So are requests whose handlers answer at once (`api.reply`); the others run as tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import cast
 import msgspec
 
 from jitney.errors import InvalidError, JitneyError
+from jitney.server.api.reply import Reply
 from jitney.server.api.table import Table
 from jitney.server.connected import Connected
 from jitney.wire import codec
@@ -22,6 +23,7 @@ from jitney.wire.messages import link as m
 
 log = logging.getLogger("jitney.link")
 
+REPLIES_MAX = 10_000  # that one peer may wait for, such as items of queues
 WRITE_BUFFER_MAX = 64 * 1024 * 1024  # a peer that does not read: events of streams are dropped past this
 
 
@@ -30,6 +32,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, table: Table, calls: Connected, admit: Callable[[m.Hello], m.Welcome], links: set[Link]) -> None:
         self.role = ""
+        self.container_id = ""  # of a container: proven by its token
         self._table = table
         self._calls = calls
         self._admit = admit
@@ -38,6 +41,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone: list[Callable[[], None]] = []
+        self._replies: dict[int, Reply] = {}  # that are owed, or hold something
 
     # ------------------------------------------------------------------------------------------- asyncio
 
@@ -57,6 +61,9 @@ class Link(asyncio.Protocol):
         self._links.discard(self)
         for task in self._tasks.values():
             task.cancel()
+        replies, self._replies = self._replies, {}
+        for reply in replies.values():
+            reply.gone()
         for action in self._gone:
             action()
         self._gone.clear()
@@ -102,6 +109,10 @@ class Link(asyncio.Protocol):
             self._calls.invoke(self, message)
         elif isinstance(message, m.Request):
             self._begin(message)
+        elif isinstance(message, m.Received):
+            reply = self._replies.pop(message.id, None)
+            if reply is not None:
+                reply.received()
         elif isinstance(message, m.Credit):
             self._calls.credit(message)
         elif isinstance(message, m.OpenCall):
@@ -111,9 +122,7 @@ class Link(asyncio.Protocol):
         elif isinstance(message, m.CancelCall):
             self._calls.cancel(message)
         elif isinstance(message, m.CancelRequest):
-            task = self._tasks.get(message.id)
-            if task is not None:
-                task.cancel()
+            self._cancel(message.id)
         else:
             raise InvalidError("a second Hello")
 
@@ -127,10 +136,42 @@ class Link(asyncio.Protocol):
             self.close()
             return
         self.role = message.role
+        if self.role == "container":
+            self.container_id = message.token.partition(".")[0]
         self._links.add(self)
         self.send(welcome)
 
+    def _cancel(self, number: int) -> None:
+        task, reply = self._tasks.get(number), self._replies.pop(number, None)
+        if task is not None:
+            task.cancel()
+        if reply is not None:
+            is_owed = not reply.is_answered
+            reply.gone()
+            if is_owed:
+                self.send(m.Failed(number, "cancelled", "the request was cancelled"))
+
+    def _reply(self, number: int, answer: bytes | JitneyError) -> None:
+        reply = self._replies.get(number)
+        if reply is not None and reply.is_over:
+            del self._replies[number]
+        if isinstance(answer, bytes):
+            self.send(m.Answer(number, answer))
+        else:
+            self.send(m.Failed(number, answer.code, answer.message, answer.hint))
+
     def _begin(self, request: m.Request) -> None:
+        if len(self._replies) >= REPLIES_MAX:
+            why = f"this connection waits for {len(self._replies):,} answers already"
+            self.send(m.Failed(request.id, "resource_exhausted", why, "wait for some, or use another connection"))
+            return
+        if request.id in self._replies:
+            raise InvalidError("a request has the number of another that is under way")
+        reply = self._table.begin(self, request.id, request.method, request.body, self._reply)
+        if reply is not None:
+            if not reply.is_over:
+                self._replies[request.id] = reply
+            return
         task = self._tasks[request.id] = asyncio.get_running_loop().create_task(self._answer(request))
         task.add_done_callback(lambda task: self._ended(request.id, task))
 

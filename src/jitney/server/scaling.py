@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from jitney.core import autoscale, placement
+from jitney.errors import JitneyError
+from jitney.runner.failures import encode_failure_text
 from jitney.server.router import failure
 from jitney.server.state import Container, Pool
 from jitney.values import ids
 from jitney.values.calls import Status
-from jitney.values.containers import Launch, NodeInfo, Snapshot, TemplateSpec
+from jitney.values.containers import Exit, Launch, NodeInfo, Phase, Snapshot, TemplateSpec
 from jitney.values.functions import FunctionSpec, Scaling
 from jitney.values.isolation import Isolation
+from jitney.values.secrets import Action, SecretRef, SecretUse
 from jitney.wire.messages import workers as wm
 
 if TYPE_CHECKING:
@@ -58,6 +61,14 @@ class RunnerPaths(msgspec.Struct, frozen=True, kw_only=True):
     home: str
 
 
+class SecretSource(Protocol):
+    """Who knows the values of secrets."""
+
+    async def open(self, refs: Sequence[SecretRef], env: Mapping[str, str], use: SecretUse) -> dict[str, str]:
+        """The variables that a container gets, once it is recorded that it does."""
+        ...
+
+
 class Scaler:
     """Starts and drains the containers of a fleet."""
 
@@ -70,11 +81,17 @@ class Scaler:
         entropy: Callable[[int], bytes],
         isolation: Isolation = Isolation.PROCESS,
     ) -> None:
+        self._secrets: SecretSource | None = None
+        self._run: Callable[[Coroutine[Any, Any, None]], None] = _nowhere
         self._fleet = fleet
         self._isolation = isolation  # the lowest tier that the server's policy allows
         self._paths = paths
         self._container_token = container_token
         self._entropy = entropy
+
+    def use_secrets(self, source: SecretSource, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """Where the values of secrets come from, and what runs the starts that wait for them."""
+        self._secrets, self._run = source, run
 
     def scale(self, pool: Pool) -> None:
         """Load, decide, apply: start or drain containers of one pool."""
@@ -118,8 +135,43 @@ class Scaler:
         if oldest_ms is not None:
             container.phases_ms = {"queued": float(max(now_ms - oldest_ms, 0))}
         self._fleet.add(container, node)
-        node.send(wm.StartContainer(launch=self.launch(container)))
+        self.send_start(container, node)
         return container
+
+    def send_start(self, container: Container, node: Node) -> None:
+        """Tell a worker to start it: at once, or when the values of its secrets are known."""
+        spec = container.pool.spec
+        if spec.secrets and self._secrets is not None:
+            self._run(self._start_with(self._secrets, container))
+        else:
+            node.send(wm.StartContainer(launch=self.launch(container)))
+
+    async def _start_with(self, secrets: SecretSource, container: Container) -> None:
+        spec = container.pool.spec
+        use = SecretUse(
+            at_ms=0,
+            action=Action.USED,
+            secret_id="",
+            app_id=container.pool.secrets_of,
+            function_id=container.pool.function_id,
+            function_name=spec.name,
+            container_id=container.id,
+        )
+        try:
+            values = await secrets.open(spec.secrets, spec.env, use)
+        except JitneyError as error:
+            log.warning("container %s has no secrets: %s", container.id, error)
+            body = encode_failure_text(type(error).__name__, str(error), module=type(error).__module__)
+            self._fleet.exited(
+                wm.ContainerExited(
+                    container_id=container.id, exit=Exit(exit_code=1), failure=body, transient=error.retryable
+                )
+            )
+            return
+        node = self._fleet.nodes.get(container.node_id)
+        if node is not None and container.phase is Phase.STARTING and container.id in self._fleet.containers:
+            launch = msgspec.structs.replace(self.launch(container), secrets=values)
+            node.send(wm.StartContainer(launch=launch))
 
     def _idle(self, wanting: Pool, now_ms: int) -> list[placement.Idle]:
         """Idle containers of other pools, beyond their min_containers."""
@@ -176,6 +228,7 @@ class Scaler:
             network=spec.network,
             isolation=self._isolation.stricter(spec.isolation),
             is_held=container.pool.is_held,
+            volumes=spec.volumes,
         )
 
     def template(self, spec: FunctionSpec) -> TemplateSpec:
@@ -209,6 +262,10 @@ class Scaler:
         return [(template, kept, spec) for template, (kept, spec) in found.items()]
 
 
+def _nowhere(work: Coroutine[Any, Any, None]) -> None:
+    raise AssertionError("nobody runs what waits for secrets")
+
+
 def keeps_containers(scaling: Scaling) -> bool:
     """Whether there are containers, or more than are needed, ahead of inputs."""
     return bool(scaling.min_containers or scaling.buffer_containers)
@@ -235,4 +292,5 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
         network=spec.network,
         isolation=isolation,
         checkpoint=spec.checkpoint,
+        volumes=tuple(sorted({one.volume_id for one in spec.volumes})),
     )

@@ -228,7 +228,10 @@ class Container:
 class Pool:
     """The containers of one function (or class with parameters, or variant) and the queue in front of them."""
 
-    def __init__(self, function_id: str, app_id: str, spec: FunctionSpec, *, is_held: bool = False) -> None:
+    def __init__(
+        self, function_id: str, app_id: str, spec: FunctionSpec, *, is_held: bool = False, secrets_of: str = ""
+    ) -> None:
+        self.secrets_of = secrets_of or app_id  # the app whose secrets without a name it may have
         self.is_held = is_held  # of one container that is there for a person: see server.held
         self.function_id = function_id
         self.app_id = app_id

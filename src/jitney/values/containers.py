@@ -11,6 +11,7 @@ import msgspec
 from jitney.values.functions import Resources
 from jitney.values.isolation import Isolation
 from jitney.values.network import NetworkPolicy
+from jitney.values.volumes import Mounted, VolumeMount
 
 
 class Phase(StrEnum):
@@ -35,6 +36,7 @@ class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkPolicy = NetworkPolicy()  # a template with a wall has one way out for all that it forks
     isolation: Isolation = Isolation.PROCESS  # the lowest tier at which its import may run
     checkpoint: bool = False  # where it cannot be forked, a process that has imported it is written down and restored
+    volumes: tuple[str, ...] = ()  # ids of those that its containers see, sorted: a wall lets in no others
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +54,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """A container to start. `config` goes to the runner as it is (runner.config)."""
+    """A container to start. `config` goes to the runner as it is (runner.config).
+
+    `secrets` are variables that only the container may have: no template, no log, no file. A repr does not show them.
+    """
 
     container_id: str
     function_id: str
@@ -61,11 +66,18 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     template: TemplateSpec
     config: dict[str, object]
     env: dict[str, str] = {}
+    secrets: dict[str, str] = {}
     resources: Resources = Resources()
     startup_timeout_ms: int = 300_000
     network: NetworkPolicy = NetworkPolicy()
     isolation: Isolation = Isolation.PROCESS  # the lowest tier allowed: a runtime below it refuses to start
     is_held: bool = False  # it is there for a person, and of no use without the server's link to that person
+
+    def __repr__(self) -> str:
+        return f"Launch({self.container_id}, function={self.function_id}, app={self.app_id})"
+
+    volumes: tuple[VolumeMount, ...] = ()  # as declared
+    mounts: tuple[Mounted, ...] = ()  # the same, once the worker has laid them out
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +180,9 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     disk_mib: int = 0  # of the file system that containers write to; 0: not known
     runtime: str = ""
     python_version: str = ""
+
+
+CONTINUATION = "\N{RIGHTWARDS ARROW WITH HOOK} "  # in front of each further piece of a line that was too long
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True):

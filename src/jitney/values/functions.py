@@ -7,6 +7,8 @@ import msgspec
 from jitney.errors import InvalidError
 from jitney.values.isolation import Isolation
 from jitney.values.network import NetworkPolicy
+from jitney.values.secrets import SECRETS_MAX, SecretRef
+from jitney.values.volumes import VolumeMount
 
 DEFAULT_TIMEOUT_MS = 300_000
 TIMEOUT_MS_MIN = 1_000
@@ -149,6 +151,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     versions: ClientVersions = ClientVersions()
     isolation: Isolation | None = None  # the lowest tier that it may run at; None: the server's policy
     network: NetworkPolicy = NetworkPolicy()
+    volumes: tuple[VolumeMount, ...] = ()
+    secrets: tuple[SecretRef, ...] = ()  # what its containers get in their environment: later ones win, `env` over all
     snapshot: bool = False  # methods marked @enter(snap=True) run once, in the template
     checkpoint: bool = False  # its containers may be restored from a checkpoint, where they cannot be forked
 
@@ -157,6 +161,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidError("a function needs a name")
         _within("timeout (ms)", self.timeout_ms, TIMEOUT_MS_MIN, TIMEOUT_MS_MAX)
         _within("startup_timeout (ms)", self.startup_timeout_ms, TIMEOUT_MS_MIN, TIMEOUT_MS_MAX)
+        if len(self.secrets) > SECRETS_MAX:
+            raise InvalidError(f"function {self.name!r} has {len(self.secrets)} secrets, over {SECRETS_MAX}")
         if len(self.pickled) > PICKLED_FUNCTION_BYTES_MAX:
             raise InvalidError(f"function {self.name!r} is {len(self.pickled):,} bytes when pickled, over 16 MiB")
         if len(self.parameters) > PARAMETERS_BYTES_MAX:
@@ -188,6 +194,7 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
     """What `.with_options` changes; None leaves the declared value."""
 
     env: dict[str, str] | None = None
+    secrets: tuple[SecretRef, ...] | None = None  # instead of all that were declared
     retries: RetryPolicy | None = None
     timeout_ms: int | None = None
     min_containers: int | None = None

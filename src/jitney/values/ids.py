@@ -20,7 +20,11 @@ SOURCE = "so"
 BUILD = "bu"
 NODE = "no"
 EXEC = "ex"
-KINDS = frozenset({APP, FUNCTION, CALL, CONTAINER, IMAGE, SOURCE, BUILD, NODE, EXEC})
+DICT = "di"
+QUEUE = "qu"
+VOLUME = "vo"
+SECRET = "se"
+KINDS = frozenset({APP, FUNCTION, CALL, CONTAINER, IMAGE, SOURCE, BUILD, NODE, EXEC, DICT, QUEUE, VOLUME, SECRET})
 
 
 def make(kind: str, entropy: bytes) -> str:

@@ -4,6 +4,7 @@
       token            the secret of this server, 0600
       server.json      how to reach the server that runs now (ServerInfo), written when it is ready
       lock             held by the server while it runs: a second one refuses
+      secrets.key      the key that secrets in the store are encrypted with, 0600
       store.sqlite     apps, calls, containers
       blobs/           payloads of durable calls; sources/: shipped files; images/: environments
       logs/            output of containers, a file per app; server.log, worker.log: ours
@@ -43,6 +44,7 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.token = root / "token"
+        self.secret_keys = root / "secrets.key"
         self.server_info = root / "server.json"
         self.lock = root / "lock"
         self.store = root / "store.sqlite"
@@ -53,6 +55,9 @@ class Home:
         self.logs = root / "logs"
         self.containers = root / "containers"
         self.boxes = root / "boxes"
+        self.volumes = root / "volumes"  # contents of files, by workspace
+        self.trees = root / "trees"  # versions of volumes, laid out for mounts
+        self.uppers = root / "uppers"  # what containers write to volumes
         self.server_log = root / "server.log"
         self.worker_log = root / "worker.log"
 

@@ -14,7 +14,25 @@ import msgspec
 from jitney.values.apps import AppRecord, RunSummary
 from jitney.values.containers import ContainerRecord
 from jitney.values.images import Collected, PlannedImage
-from jitney.wire.messages import apps, calls, containers, exec, functions, images, server, workers
+from jitney.values.objects import ObjectRecord
+from jitney.values.secrets import SecretRecord
+from jitney.values.volumes import Committed
+from jitney.wire.messages import (
+    apps,
+    calls,
+    containers,
+    dicts,
+    exec,
+    functions,
+    images,
+    mounts,
+    objects,
+    queues,
+    secrets,
+    server,
+    volumes,
+    workers,
+)
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
@@ -72,6 +90,60 @@ IMAGE_COLLECT = Method("image.collect", images.ImageCollect, Collected)
 SOURCE_MISSING = Method("source.missing", images.SourceMissing, images.SourceMissingAnswer)
 SOURCE_PUT = Method("source.put", images.SourcePut, apps.Done)
 SOURCE_CREATE = Method("source.create", images.SourceCreate, images.SourceCreated)
+
+OBJECT_OPEN = Method("object.open", objects.ObjectOpen, ObjectRecord, None, "container")
+OBJECT_LIST = Method("object.list", objects.ObjectList, objects.ObjectListed, None, "container")
+OBJECT_DELETE = Method("object.delete", objects.ObjectDelete, apps.Done, None, "container")
+OBJECT_HEARTBEAT = Method("object.heartbeat", objects.ObjectHeartbeat, objects.ObjectHeard, None, "container")
+
+DICT_GET = Method("dict.get", dicts.DictKey, dicts.DictValue, None, "container")
+DICT_CONTAINS = Method("dict.contains", dicts.DictKey, dicts.DictDone, None, "container")
+DICT_PUT = Method("dict.put", dicts.DictPut, dicts.DictDone, None, "container")
+DICT_UPDATE = Method("dict.update", dicts.DictUpdate, dicts.DictNumber, None, "container")
+DICT_POP = Method("dict.pop", dicts.DictPop, dicts.DictValue, None, "container")
+DICT_SWAP = Method("dict.swap", dicts.DictSwap, dicts.DictSwapped, None, "container")
+DICT_INCREMENT = Method("dict.increment", dicts.DictIncrement, dicts.DictNumber, None, "container")
+DICT_LENGTH = Method("dict.length", dicts.DictRef, dicts.DictNumber, None, "container")
+DICT_SCAN = Method("dict.scan", dicts.DictScan, dicts.DictPage, None, "container")
+DICT_CLEAR = Method("dict.clear", dicts.DictRef, dicts.DictNumber, None, "container")
+
+QUEUE_PUT = Method("queue.put", queues.QueuePut, queues.QueueDone, None, "container")
+QUEUE_GET = Method("queue.get", queues.QueueGet, queues.QueueItems, None, "container")
+QUEUE_SETTLE = Method("queue.settle", queues.QueueSettle, queues.QueueDone, None, "container")
+QUEUE_LOOK = Method("queue.look", queues.QueueLook, queues.QueueItems, None, "container")
+QUEUE_LENGTH = Method("queue.length", queues.QueueLength, queues.QueueDone, None, "container")
+QUEUE_CLEAR = Method("queue.clear", queues.QueueClear, queues.QueueDone, None, "container")
+QUEUE_PARTITIONS = Method("queue.partitions", queues.QueueRef, queues.QueuePartitions, None, "container")
+
+VOLUME_HEADS = Method("volume.heads", mounts.VolumeHeads, mounts.VolumeHeadsAnswer, None, "worker")
+VOLUME_DIFF = Method("volume.diff", mounts.VolumeDiff, mounts.VolumeDiffAnswer, None, "worker")
+VOLUME_COMMIT_WRITTEN = Method("volume.commit_written", mounts.MountCommit, Committed, None, "worker")
+
+VOLUME_LIST = Method("volume.list", volumes.VolumeList, volumes.VolumeListed, None, "container")
+VOLUME_INFO = Method("volume.info", volumes.VolumeRef, volumes.VolumeDetail, None, "container")
+VOLUME_ENTRIES = Method("volume.entries", volumes.VolumeEntries, volumes.VolumeEntriesAnswer, None, "container")
+VOLUME_STAT = Method("volume.stat", volumes.VolumeStat, volumes.VolumeStatAnswer, None, "container")
+VOLUME_HISTORY = Method("volume.history", volumes.VolumeHistory, volumes.VolumeHistoryAnswer, None, "container")
+VOLUME_MISSING = Method("volume.missing", volumes.VolumeMissing, volumes.VolumeMissingAnswer, None, "container")
+VOLUME_PUT_BLOCK = Method("volume.put_block", volumes.VolumePutBlock, apps.Done, None, "container")
+VOLUME_COMMIT = Method("volume.commit", volumes.VolumeCommit, Committed, None, "container")
+VOLUME_ADOPT = Method("volume.adopt", volumes.VolumeAdopt, volumes.VolumeAdopted)
+VOLUME_READ = Method("volume.read", volumes.VolumeRead, volumes.VolumeReadAnswer, None, "container")
+VOLUME_COPY = Method("volume.copy", volumes.VolumeCopy, Committed, None, "container")
+VOLUME_RENAME = Method("volume.rename", volumes.VolumeRename, Committed, None, "container")
+VOLUME_REMOVE = Method("volume.remove", volumes.VolumeRemove, Committed, None, "container")
+VOLUME_RESTORE = Method("volume.restore", volumes.VolumeRestore, Committed, None, "container")
+VOLUME_DELETE = Method("volume.delete", volumes.VolumeRef, apps.Done, None, "container")
+VOLUME_MOUNT_COMMIT = Method("volume.commit_mount", volumes.VolumeMounted, Committed, None, "container")
+VOLUME_MOUNT_RELOAD = Method("volume.reload_mount", volumes.VolumeMounted, volumes.VolumeReloaded, None, "container")
+
+SECRET_CREATE = Method("secret.create", secrets.SecretCreate, SecretRecord)
+SECRET_UPDATE = Method("secret.update", secrets.SecretUpdate, SecretRecord)
+SECRET_DELETE = Method("secret.delete", secrets.SecretName, apps.Done)
+SECRET_LIST = Method("secret.list", secrets.SecretList, secrets.SecretListed)
+SECRET_INFO = Method("secret.info", secrets.SecretName, secrets.SecretInfo)
+SECRET_AUDIT = Method("secret.audit", secrets.SecretAudit, secrets.SecretAudited)
+SECRET_ROTATE_KEY = Method("secret.rotate_key", secrets.SecretRotate, secrets.SecretRotated)
 
 WORKER_ATTACH = Method("worker.attach", workers.WorkerAttach, apps.Done, workers.WorkerCommand, "worker")
 WORKER_REPORT = Method("worker.report", workers.WorkerReports, apps.Done, None, "worker")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from jitney import __version__
+from jitney.core import imagesecrets
 from jitney.errors import JitneyError
 from jitney.ports.builder import ImageBuilder
 from jitney.ports.runtime import (
@@ -27,6 +28,7 @@ from jitney.ports.runtime import (
     TemplateGone,
     TemplateInsight,
 )
+from jitney.ports.trees import Trees
 from jitney.runner.failures import decode_failure
 from jitney.values.containers import Exit, Launch, LogLine, NodeInfo, TemplateSpec
 from jitney.values.images import BuiltImage
@@ -37,6 +39,8 @@ from jitney.worker.collecting import Holds
 from jitney.worker.exec import Commands
 from jitney.worker.held import HeldOutput
 from jitney.worker.link import ServerLink
+from jitney.worker.mounts import Mounts
+from jitney.worker.redacting import RedactedOutput, RedactedText
 from jitney.worker.state import WorkerState, startup_failure
 
 log = logging.getLogger("jitney.worker")
@@ -48,7 +52,13 @@ class Agent:
     """Runs containers on this machine for the server of `home`, until it is told to stop or nobody asks any more."""
 
     def __init__(
-        self, home: Home, runtime: Runtime, builder: ImageBuilder, *, state: WorkerState | None = None
+        self,
+        home: Home,
+        runtime: Runtime,
+        builder: ImageBuilder,
+        *,
+        state: WorkerState | None = None,
+        trees: Trees | None = None,
     ) -> None:
         self.home = home
         self.runtime = runtime
@@ -59,13 +69,14 @@ class Agent:
             home,
             version=__version__,
             attach=lambda: workers.WorkerAttach(node=self.node, containers=self.state.running()),
-            on_command=self.feed,
+            on_command=self._command,
             on_restored=lambda: self.feed(events.LinkRestored()),
             on_lost=lambda: self.feed(events.LinkLost()),
         )
         self.commands = Commands(
             runtime, report=self.link.report, spawn=self._spawn, image=self._image, now_ms=self._now_ms
         )
+        self.mounts = Mounts(home, runtime, trees, request=self.link.request, report=self.link.report)
         self._clock_offset_s = time.time() - time.monotonic()  # Unix time that does not jump while we run
         self._holds = Holds(builder)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,7 +108,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until there is nothing more to do: the server shut us down, or was gone for too long."""
-        reaped = await self.runtime.reap() + await self.builder.reap()
+        reaped = await self.runtime.reap() + await self.builder.reap() + await self.mounts.reap()
         if reaped:
             log.info("leftovers_reaped count=%d", reaped)
         self.feed(events.LinkLost())  # there is none yet
@@ -112,6 +123,12 @@ class Agent:
             await asyncio.wait([connecting, *self._tasks])
             await self.builder.close()
             await self.runtime.close()
+
+    def _command(self, command: workers.WorkerCommand) -> None:
+        if isinstance(command, workers.SyncMount):
+            self._spawn(self.mounts.sync(command))
+        else:
+            self.feed(command)
 
     def stop(self) -> None:
         """End all containers, then `run`."""
@@ -157,24 +174,36 @@ class Agent:
             task.cancel()
 
     async def _run_container(self, launch: Launch) -> None:
-        handle = await self._start(launch)
+        quiet = RedactedOutput(self._output, launch.secrets) if launch.secrets else None
+        handle = await self._start(launch, quiet)
         if handle is None:
+            if quiet is not None:
+                quiet.finish()
             return
         self.feed(events.ContainerUp(handle))
         self.commands.container_up(handle)
+        attending = self._spawn(self.mounts.attend(handle))
         try:
             how = await self.runtime.wait(handle)
         except Exception:
             log.exception("wait_failed container=%s", handle.container_id)
             how = Exit()
+        finally:
+            attending.cancel()
+        await self.mounts.ended(handle.container_id)
+        if quiet is not None:
+            quiet.finish()
         self.feed(events.ContainerGone(handle.container_id, how))
 
-    async def _start(self, launch: Launch) -> ContainerHandle | None:
+    async def _start(self, launch: Launch, quiet: RedactedOutput | None) -> ContainerHandle | None:
         """None: it did not start, and that was told."""
         container_id = launch.container_id
         try:
             image = self._image(launch.template.image_id)
-            return await self.runtime.start(launch, image, self._output)
+            launch = await self.mounts.ready(launch)
+            if quiet is not None:
+                await quiet.prepare()
+            return await self.runtime.start(launch, image, quiet or self._output)
         except asyncio.CancelledError:
             if container_id in self._starting:
                 raise  # the agent itself ends
@@ -188,6 +217,7 @@ class Agent:
             self.feed(events.NotStarted(container_id, str(error) or repr(error), payload))
         finally:
             self._starting.pop(container_id, None)
+        await self.mounts.ended(container_id)  # it never ran
         return None
 
     async def _destroy(self, handle: ContainerHandle) -> None:
@@ -273,11 +303,12 @@ class Agent:
 
     async def _build(self, build: events.Build) -> None:
         image_id = ""
+        quiet = RedactedText(imagesecrets.values(build.spec))
 
         def progress(step: int, steps: int, title: str, line: str) -> None:
             self.link.report(
                 workers.BuildLine(
-                    build_id=build.build_id, image_id=image_id, step=step, steps=steps, title=title, line=line
+                    build_id=build.build_id, image_id=image_id, step=step, steps=steps, title=title, line=quiet(line)
                 )
             )
 
@@ -285,10 +316,10 @@ class Agent:
             image_id = self.builder.plan(build.spec).image_id
             image = await self.builder.build(build.spec, progress)
         except JitneyError as error:
-            done = events.BuildDone(build.build_id, error=(error.code, error.message, error.hint))
+            done = events.BuildDone(build.build_id, error=(error.code, quiet(error.message), quiet(error.hint)))
         except Exception as error:
             log.exception("build_failed build=%s", build.build_id)
-            done = events.BuildDone(build.build_id, error=("internal", f"the build failed: {error!r}", ""))
+            done = events.BuildDone(build.build_id, error=("internal", quiet(f"the build failed: {error!r}"), ""))
         else:
             self._holds.renew(image.image_id)
             done = events.BuildDone(build.build_id, image=image)

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from jitney.errors import BY_CODE, InvalidError
+from jitney.errors import BY_CODE, ConnectionError, InternalError, InvalidError
 from jitney.values.containers import LogLine
 from jitney.wire import codec
 from jitney.wire.frames import Splitter
 from jitney.wire.home import Home
 from jitney.wire.messages import workers
 from jitney.wire.messages.link import PROTOCOL, Answer, Event, Failed, FromServer, Hello, Message, Request, Welcome
-from jitney.wire.methods import WORKER_ATTACH, WORKER_REPORT
+from jitney.wire.methods import WORKER_ATTACH, WORKER_REPORT, A, Method, Q
 from jitney.worker.outbox import Outbox
 
 log = logging.getLogger("jitney.worker")
@@ -99,6 +99,7 @@ class ServerLink:
         self._timer: asyncio.TimerHandle | None = None
         self._is_soon = False
         self._drained = asyncio.Event()
+        self._asked: dict[int, asyncio.Future[Answer | Failed]] = {}
 
     # -------------------------------------------------------------------------------------------- connections
 
@@ -131,6 +132,11 @@ class ServerLink:
             self._connection = None
             was_attached, self._is_attached = self._is_attached, False
             self.outbox.give_back()
+            asked, self._asked = self._asked, {}
+            for waiting in asked.values():
+                if not waiting.done():
+                    waiting.set_exception(ConnectionError("the link to the server broke"))
+                    waiting.exception()  # nobody may be waiting any more
             if was_attached:
                 self._on_lost()
         return was_attached
@@ -157,6 +163,11 @@ class ServerLink:
         self._on_command(command)
 
     def _answered(self, message: Answer | Failed) -> None:
+        waiting = self._asked.pop(message.id, None)
+        if waiting is not None:
+            if not waiting.done():
+                waiting.set_result(message)
+            return
         if message.id <= ATTACH_ID:  # refused, or the stream of commands has ended
             if isinstance(message, Failed):
                 log.warning("link_refused code=%s message=%s", message.code, message.message)
@@ -213,6 +224,23 @@ class ServerLink:
         if reports:
             self._request_id += 1
             self._request(self._request_id, WORKER_REPORT.name, workers.WorkerReports(reports=reports))
+
+    async def request(self, method: Method[Q, A], message: Q) -> A:
+        """What the server answers.
+
+        Raises:
+            ConnectionError: there is no server now, or the link broke: whether it was done is not known.
+            JitneyError: the server refused.
+        """
+        if not self._is_attached:
+            raise ConnectionError("there is no link to the server")
+        self._request_id += 1
+        answer = self._asked[self._request_id] = asyncio.get_running_loop().create_future()
+        self._request(self._request_id, method.name, message)
+        found = await answer
+        if isinstance(found, Failed):
+            raise BY_CODE.get(found.code, InternalError)(found.message, hint=found.hint)
+        return codec.decode(found.body, method.answer)
 
     def _request(self, id: int, method: str, body: msgspec.Struct) -> None:
         if self._connection is not None:

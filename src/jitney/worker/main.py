@@ -11,6 +11,7 @@ import signal
 
 from jitney.ports.builder import ImageBuilder
 from jitney.ports.runtime import Runtime
+from jitney.ports.trees import Trees
 from jitney.wire.home import Home
 from jitney.worker import node
 from jitney.worker.agent import Agent
@@ -25,6 +26,7 @@ def main(
     home: Home,
     runtime: Runtime,
     builder: ImageBuilder,
+    trees: Trees | None = None,
     *,
     template_idle_ms: int = IDLE_MS,
     template_memory_mib: int = 0,
@@ -41,7 +43,7 @@ def main(
     memory_mib = template_memory_mib or node.memory_mib() // MEMORY_SHARE
     pool = TemplatePool(idle_ms=template_idle_ms, memory_kib=memory_mib * 1024)
     state = WorkerState(pool, Collecting(images_keep_ms))
-    asyncio.run(serve(Agent(home, runtime, builder, state=state)))
+    asyncio.run(serve(Agent(home, runtime, builder, state=state, trees=trees)))
     return 0
 
 

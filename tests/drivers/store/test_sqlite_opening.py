@@ -14,7 +14,12 @@ from jitney.errors import AlreadyExistsError, StorageCorruptError, StorageError,
 from jitney.testing.conformance.store import call, call_id, inputs
 
 # Released migrations are never edited: an installed store has them, and a change would not reach it.
-CHECKSUMS = {1: "2efc1ec433e17251b61ca40bebdec037d85a56afa77d459d854c13d4415fd3dc"}
+CHECKSUMS = {
+    1: "2efc1ec433e17251b61ca40bebdec037d85a56afa77d459d854c13d4415fd3dc",
+    2: "9de7288d7830e5647698d27dae2390e0ff8424ba8fefc26db831911044b4d3dd",
+    3: "d0da15044baafc391269dbb6c5e6bb55ebcc84122b5f53780beccd240dcedffa",
+    4: "3744e165f9c04dba8303129b4ca4e2d069d245086e74a362f3985be3f550b243",
+}
 
 
 def open_store(path):
@@ -80,7 +85,7 @@ def test_a_closed_store_opens_again_with_its_identity(path):
     meta, again = asyncio.run(story())
     assert (again.server_id, again.schema_version) == (meta.server_id, meta.schema_version)
     assert (meta.boot, again.boot) == (2, 3)
-    assert inspect(path) == (f"{path}: {path.stat().st_size:,} bytes, schema 1, 50 calls", "")
+    assert inspect(path) == (f"{path}: {path.stat().st_size:,} bytes, schema {meta.schema_version}, 50 calls", "")
 
 
 def test_a_store_that_was_killed_opens_with_all_that_was_acknowledged(killed):

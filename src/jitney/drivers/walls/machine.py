@@ -91,6 +91,8 @@ class Machine:
             host=self.host,
             mask=str(home.boxes / "host-layer"),
             sys=self.sys,
+            volumes={one: str(home.trees / one) for one in spec.volumes},
+            uppers=str(home.uppers),
         )
 
     def bare(self, *, stage: str, scratch: str) -> Outside:

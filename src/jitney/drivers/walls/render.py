@@ -23,6 +23,7 @@ from jitney.drivers.runtime.forking.leftovers import MARKER_NAME
 from jitney.ports.box import BoxSpec
 from jitney.values.containers import Launch, TemplateSpec
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 
 Op = list[Any]
 
@@ -83,6 +84,8 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
     maps_host: bool = True  # ids of the host's files can be shifted: not by a user without privileges
     device_folder: str = "/dev"
     sys: tuple[str, ...] = SYS  # those of SYS that are there
+    volumes: dict[str, str] = {}  # volume -> the folder of its layers
+    uppers: str = ""  # the folder of what containers write to volumes
 
 
 def render_stage(image: BuiltImage, outside: Outside) -> list[Op]:
@@ -107,7 +110,26 @@ def render_stage(image: BuiltImage, outside: Outside) -> list[Op]:
     ops.append(["bind", outside.blobs, f"{stage}/run/blobs", False])
     ops += [["bind", f"{outside.device_folder}/{name}", f"{stage}/dev/{name}", False] for name in DEVICES]
     ops += [["bind", path, f"{stage}{path}", True] for path in outside.sys]
+    ops += [["bind", folder, f"{stage}/volumes/{name}", True] for name, folder in outside.volumes.items()]
+    if outside.volumes:
+        ops.append(["bind", outside.uppers, f"{stage}/uppers", False])
     return ops
+
+
+def render_mount(mounted: Mounted, *, replaces: bool) -> dict[str, Any]:
+    """A volume in a pod, as runner.wall.mounting makes it."""
+    layers = [f"/volumes/{mounted.volume_id}/{layer}" for layer in mounted.layers]
+    upper, work = (f"/uppers/{mounted.upper}/{name}" if mounted.upper else "" for name in ("upper", "work"))
+    op: Op = ["overlay", "/r", layers, upper, work, mounted.read_only]
+    if not upper and len(layers) == 1:
+        op = ["bind", layers[0], "/r", True]  # overlays want two folders
+    return {
+        "target": mounted.target,
+        "ops": [op],
+        "part": mounted.sub_path,
+        "read_only": mounted.read_only,
+        "replaces": replaces,
+    }
 
 
 def render_skeleton(image: BuiltImage, outside: Outside) -> list[Op]:

@@ -168,6 +168,16 @@ class Wall:
         (pidfd,) = await self._ask(f"pod {name}", message)
         return Pod(name, pidfd)
 
+    async def mount(self, pod: Pod, folders: list[str], mounts: list[dict[str, Any]]) -> None:
+        """Attach mounts in a pod (runner.wall.mounting has what they are).
+
+        Raises:
+            WallFailed: one could not be; `code` is EBUSY where files of what was there are open.
+            WallGone: the warden has ended.
+        """
+        message = {"kind": "mount", "pod": pod.name, "folders": folders, "mounts": mounts}
+        await self._ask(f"mounted {pod.name}", message, [pod.pidfd])
+
     async def start(
         self, kind: str, name: str, message: dict[str, Any], descriptors: Sequence[int]
     ) -> tuple[WallChild, list[int]]:
@@ -259,7 +269,7 @@ class Wall:
         elif kind == "ended":
             self._ended(message)
         else:
-            key = {"pod": "pod {pod}", "started": "started {process}"}.get(kind, kind)
+            key = {"pod": "pod {pod}", "mounted": "mounted {pod}", "started": "started {process}"}.get(kind, kind)
             handles = self._handles(message.get("handles", 0))
             answer = self._answers.pop(key.format(**message), None)
             if answer is None or answer.done():

@@ -49,7 +49,9 @@ from jitney.runner import process, template_protocol
 from jitney.runner.keep import looks
 from jitney.runner.keep.sitter import Sitter
 from jitney.runner.keep.spawned import NotStarted, spawn
+from jitney.runner.wall import filters
 
+FILTER = "JITNEY_KEEPER_FILTER"
 SCRATCH = "/run/jitney/scratch"
 USAGE_S = 1.0
 LOOK_S = 0.5
@@ -319,8 +321,15 @@ def _drain(descriptor: int) -> None:
 
 
 def main() -> int:
-    """Be the keeper on the socket whose path is the first argument."""
+    """Be the keeper on the socket whose path is the first argument.
+
+    The environment's FILTER names a profile of runner.wall.filters, for this process and all that it starts: engines
+    let containers make user namespaces and keyrings.
+    """
     process.prepare_prctl()
+    profile = os.environ.pop(FILTER, "")
+    if profile:
+        filters.install(filters.program(profile, os.uname().machine))
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     control.connect(sys.argv[1])
     Keeper(control).serve()

@@ -24,6 +24,7 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
 
 CAP_SYS_CHROOT = 18
 CAP_SYS_ADMIN = 21
@@ -92,6 +93,11 @@ def mount(source: str | None, target: str, kind: str | None, flags: int = 0, opt
 def unmount(target: str) -> None:
     """Detach a mount, whoever still uses it."""
     _check(_libc.umount2(_bytes(target), ctypes.c_int(MNT_DETACH)), f"umount {target}")
+
+
+def unmount_unused(target: str) -> None:
+    """Remove a mount that nobody uses; no link is followed."""
+    _check(_libc.umount2(_bytes(target), ctypes.c_int(_UMOUNT_NOFOLLOW)), f"umount {target}")
 
 
 def pivot_root(new_root: str) -> None:

@@ -10,9 +10,12 @@ Messages on its socket (frames as in runner.template_protocol; descriptors come 
                                                             it may is a profile of runner.wall.filters, and capabilities
       enter     {"process", "argv", "env", "cwd", "descriptors": n, "tty": [rows, columns] or null, "joins": n}
                                                             descriptors: the pod, the process's, the control groups
+      mount     {"pod", "folders": [...], "mounts": [...]}  what comes into a pod later (runner.wall.mounting);
+                                                            descriptor: the pod
     warden -> worker
       hub       {"message": "" or what went wrong}
       pod       {"pod", "message"} with a pidfd
+      mounted   {"pod", "message", "code"}                  code: EBUSY where files of what was there are open
       started   {"process", "pid", "message", "code"} with a pidfd (and, with a tty, its master); a command that cannot
                 be executed has the code that a shell gives, any other failure 0
       ended     {"process" ("" = one that the warden inherited), "pid", "status", "cpu_ms", "max_rss_kib"}
@@ -25,6 +28,7 @@ warden ends, and with it all that is behind the wall, after the templates had th
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import resource  # noqa: F401  (os.wait4 imports it, and nothing can be imported once the root is the stage)
@@ -35,7 +39,7 @@ import time
 from typing import Any, NoReturn
 
 from jitney.runner import template_protocol as protocol
-from jitney.runner.wall import enter, filters, hub, idle, kernel, pod
+from jitney.runner.wall import enter, filters, hub, idle, kernel, mounting, pod
 from jitney.runner.wall.ops import perform
 from jitney.runner.wall.spawn import NotStarted, Spawn
 
@@ -51,6 +55,7 @@ class Warden:
         self._hub: dict[str, Any] = {}
         self._idle_program = idle.open_program()
         self._own_pids = enter.own_pid_namespace()
+        self._own_mounts = mounting.own_mounts()
         self._container = filters.program("container", os.uname().machine)
         self._wake, wake = os.pipe()
         for descriptor in (self._wake, wake):
@@ -121,6 +126,18 @@ class Warden:
             return
         self._send("pod", (pidfd,), pod=message["pod"], message="")
         os.close(pidfd)
+
+    def _on_mount(self, message: dict[str, Any]) -> None:
+        (where,) = self._take(1)
+        reason, code = "", 0
+        try:
+            _make_folders(message["folders"])
+            mounting.mount(where, self._own_mounts, message["mounts"])
+        except OSError as error:
+            reason, code = str(error) or repr(error), errno.EBUSY if error.errno == errno.EBUSY else 0
+        finally:
+            os.close(where)
+        self._send("mounted", pod=message["pod"], message=reason, code=code)
 
     def _wire(self, net: dict[str, Any] | None, pid: int) -> None:
         if net is not None:

@@ -17,6 +17,7 @@ from jitney.server.apps import Apps, Running
 from jitney.server.fleet import Fleet
 from jitney.server.link import Link
 from jitney.server.router import Router
+from jitney.server.vault import Vault
 from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState, DeploymentRecord, RunSummary
 from jitney.values.containers import LogLine, lines_without
@@ -40,6 +41,7 @@ class AppsApi:
         fleet: Fleet,
         store: Store,
         logs: LogStore,
+        vault: Vault,
         entropy: Callable[[int], bytes],
     ) -> None:
         self._apps = apps
@@ -47,6 +49,7 @@ class AppsApi:
         self._fleet = fleet
         self._store = store
         self._logs = logs
+        self._vault = vault
         self._entropy = entropy
 
     def register(self, table: Table) -> None:
@@ -85,7 +88,8 @@ class AppsApi:
         if request.deploy_as:
             return await self._deploy(request)
         app = self._apps.find(request.app_id)
-        functions = {function_id_of(app.record.app_id, spec): spec for spec in request.functions}
+        specs = await self._vault.settle(app.record.app_id, request.functions, request.secrets)
+        functions = {function_id_of(app.record.app_id, spec): spec for spec in specs}
         await self._store.apps.publish(app.record, None, functions)
         self._apps.add(app.record, functions)
         return am.AppPublished(
@@ -100,7 +104,8 @@ class AppsApi:
         alive = old is not None and old.state is AppState.DEPLOYED
         now_ms = self._fleet.wall_ms()
         app_id = old.app_id if old and alive else ids.make(ids.APP, self._entropy(ids.ENTROPY_BYTES))
-        functions = {function_id_of(app_id, spec): spec for spec in request.functions}
+        specs = await self._vault.settle(app_id, request.functions, request.secrets)
+        functions = {function_id_of(app_id, spec): spec for spec in specs}
         version = old.version if old else 0
         function_ids = {spec.name: function_id for function_id, spec in functions.items()}
         if alive and set(functions) == set(await self._store.functions.of_app(app_id)):
@@ -157,6 +162,7 @@ class AppsApi:
         stopped = sum(self._fleet.stop_pool(pool, reason) for pool in self._apps.pools_of(app_id))
         self._apps.forget(app)
         await self._store.apps.stop(app_id, self._fleet.wall_ms())
+        await self._store.secrets.drop(app_id)
         return stopped
 
     async def listed(self, peer: Peer, request: am.AppList, emit: Emit) -> am.AppListed:

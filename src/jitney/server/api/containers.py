@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 
 from jitney.errors import NotFoundError, UnsupportedError
 from jitney.ports.store import Store
@@ -14,6 +15,7 @@ from jitney.server.held import Held
 from jitney.server.link import Link
 from jitney.server.scaling import Node
 from jitney.server.state import Container
+from jitney.server.vault import Vault
 from jitney.values import ids
 from jitney.values.containers import ContainerRecord, Measured
 from jitney.wire import methods
@@ -28,11 +30,15 @@ STATS_WAIT_S = 2.0  # for a worker to measure its containers
 class ContainersApi:
     """Handlers of the container.* methods."""
 
-    def __init__(self, *, fleet: Fleet, apps: Apps, store: Store, held: Held) -> None:
+    def __init__(
+        self, *, fleet: Fleet, apps: Apps, store: Store, held: Held, vault: Vault, entropy: Callable[[int], bytes]
+    ) -> None:
         self._fleet = fleet
         self._apps = apps
         self._store = store
         self._held = held
+        self._vault = vault
+        self._entropy = entropy
         self._numbers = itertools.count()
         self._asked: dict[str, asyncio.Future[tuple[Measured, ...]]] = {}  # workers that are to measure
 
@@ -84,12 +90,22 @@ class ContainersApi:
                 "the container would live as long as the link over which it was asked for, and HTTP has none",
                 hint="use `jitney shell`, or the SDK",
             )
-        spec = request.spec if request.spec is not None else self._apps.pool(request.function_id).spec
 
         def ready(container: Container) -> None:
             emit(cm.ContainerOpened(container_id=container.id))
 
-        return cm.ContainerClosed(container=(await self._held.open(spec, ready)).record())
+        if request.spec is None:
+            pool = self._apps.pool(request.function_id)
+            ended = await self._held.open(pool.spec, ready, app_id=pool.app_id)
+            return cm.ContainerClosed(container=ended.record())
+        app_id = ids.make(ids.APP, self._entropy(ids.ENTROPY_BYTES))  # of its own, for as long as it lives
+        (spec,) = await self._vault.settle(app_id, [request.spec], request.secrets)
+        try:
+            ended = await self._held.open(spec, ready, app_id=app_id)
+        finally:
+            if request.secrets:
+                await self._store.secrets.drop(app_id)
+        return cm.ContainerClosed(container=ended.record())
 
     async def stats(self, peer: Peer, request: cm.ContainerStats, emit: Emit) -> cm.ContainerStatsAnswer:
         """What containers use now; those of a worker that does not answer are left out."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
+from jitney.errors import PermissionDeniedError
 from jitney.ports.store import Store
 from jitney.server.api.images import Images
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.apps import Apps, bind, bound_id
 from jitney.server.fleet import Fleet
 from jitney.server.state import Pool
-from jitney.values.functions import Scaling
+from jitney.server.vault import Vault
+from jitney.values.functions import FunctionSpec, Scaling
+from jitney.values.secrets import SecretRef
 from jitney.wire import methods
 from jitney.wire.messages import functions as fm
 from jitney.wire.messages.apps import Done
@@ -19,11 +22,12 @@ from jitney.wire.messages.apps import Done
 class FunctionsApi:
     """Handlers of the function.* methods."""
 
-    def __init__(self, *, apps: Apps, fleet: Fleet, store: Store, images: Images) -> None:
+    def __init__(self, *, apps: Apps, fleet: Fleet, store: Store, images: Images, vault: Vault) -> None:
         self._apps = apps
         self._fleet = fleet
         self._store = store
         self._images = images
+        self._vault = vault
 
     def register(self, table: Table) -> None:
         """Answer the function.* methods."""
@@ -39,8 +43,13 @@ class FunctionsApi:
     async def bind(self, peer: Peer, request: fm.FunctionBind, emit: Emit) -> fm.FunctionInfo:
         """A variant of a function: a pool of its own."""
         pool = self._apps.pool(request.function_id)
-        function_id = bound_id(request.function_id, request.overrides)
-        spec = bind(pool.spec, request.overrides)
+        overrides = request.overrides
+        if overrides.secrets:
+            _check_may_have(peer, overrides.secrets, pool.spec)
+            refs = await self._vault.settle_refs(pool.app_id, overrides.secrets, request.secrets)
+            overrides = msgspec.structs.replace(overrides, secrets=refs)
+        function_id = bound_id(request.function_id, overrides)
+        spec = bind(pool.spec, overrides)
         await self._store.functions.put(pool.app_id, {function_id: spec})
         return self._info(self._apps.add_pool(pool.app_id, function_id, spec))
 
@@ -76,4 +85,19 @@ class FunctionsApi:
             python_version=image.python_version if image else "",
             cloudpickle_version=image.cloudpickle_version if image else "",
             scope=pool.spec.scope,
+        )
+
+
+def _check_may_have(peer: Peer, refs: tuple[SecretRef, ...], declared: FunctionSpec) -> None:
+    """Code in a container cannot help itself to secrets: it may bind those that its developer gave the function.
+
+    Raises:
+        PermissionDeniedError: it asks for another.
+    """
+    own = {ref.name for ref in declared.secrets}
+    others = [ref.name for ref in refs if ref.name and ref.name not in own]
+    if peer.role == "container" and others:
+        raise PermissionDeniedError(
+            f"a container may not give {declared.name} the secret {others[0]!r}",
+            hint="declare it: @app.function(secrets=[...]), or call `with_options` outside of containers",
         )

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from jitney.core import imagesecrets
 from jitney.core.imagechecks import full_name
 from jitney.errors import ConnectionError, InvalidError, JitneyError, NotFoundError, from_code
 from jitney.ports.sources import SourceStore
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.fleet import Fleet
 from jitney.server.scaling import Node
+from jitney.server.vault import Vault
 from jitney.values import ids
-from jitney.values.images import BuiltImage, Collected, PlannedImage
+from jitney.values.images import BuiltImage, Collected, ImageSpec, PlannedImage
+from jitney.values.secrets import Action, SecretUse
 from jitney.wire import methods
 from jitney.wire.messages import images as im
 from jitney.wire.messages import workers as wm
@@ -28,11 +31,14 @@ WORKER_WAIT_S = 20.0  # a server that has just started may have no worker yet
 class Images:
     """Handlers of the image.* and source.* methods; knows what was built since the server started."""
 
-    def __init__(self, *, fleet: Fleet, sources: SourceStore, entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, *, fleet: Fleet, sources: SourceStore, entropy: Callable[[int], bytes], vault: Vault | None = None
+    ) -> None:
         self.built: dict[str, BuiltImage] = {}
         self._fleet = fleet
         self._sources = sources
         self._entropy = entropy
+        self._vault = vault
         self._builds: dict[str, tuple[Emit, asyncio.Future[BuiltImage], Node]] = {}
         self._tasks: dict[str, tuple[asyncio.Future[wm.ImagesAnswer], Node]] = {}
 
@@ -55,16 +61,24 @@ class Images:
         done: asyncio.Future[BuiltImage] = asyncio.get_running_loop().create_future()
         self._builds[build_id] = (emit, done, node)
         try:
-            node.send(wm.BuildImage(build_id=build_id, spec=request.spec))
+            node.send(wm.BuildImage(build_id=build_id, spec=await self._with_secrets(request.spec)))
             image = await done
         finally:
             self._builds.pop(build_id, None)
         self.built[image.image_id] = image
         return im.ImageBuilt(image=image)
 
+    async def _with_secrets(self, spec: ImageSpec) -> ImageSpec:
+        """With the values of secrets that its steps name."""
+        refs = imagesecrets.references(spec)
+        if not refs or self._vault is None:
+            return spec
+        use = SecretUse(at_ms=0, action=Action.BUILT, secret_id="")
+        return imagesecrets.filled(spec, await self._vault.by_name(refs, use))
+
     async def plan(self, peer: Peer, request: im.ImagePlanRequest, emit: Emit) -> PlannedImage:
         """What a build would do, and which of it is done already."""
-        answer = await self._ask(wm.PlanImage(spec=request.spec))
+        answer = await self._ask(wm.PlanImage(spec=imagesecrets.filled(request.spec, {})))
         assert answer.plan is not None
         return answer.plan
 

@@ -13,6 +13,7 @@ from jitney.server.api.images import Images
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.apps import Apps
 from jitney.server.fleet import Fleet
+from jitney.server.mounts import Mounts
 from jitney.server.scaling import Node
 from jitney.values.containers import LogLine
 from jitney.wire import methods
@@ -31,6 +32,7 @@ class WorkersApi:
         images: Images,
         containers: ContainersApi,
         execs: ExecApi,
+        mounts: Mounts,
         logs: LogStore,
         run: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
@@ -39,6 +41,7 @@ class WorkersApi:
         self._images = images
         self._containers = containers
         self._execs = execs
+        self._mounts = mounts
         self._logs = logs
         self._run = run
 
@@ -72,6 +75,8 @@ class WorkersApi:
                 self._fleet.exited(report)
             elif isinstance(report, wm.ExecOutput | wm.ExecTook | wm.ExecEnded):
                 self._execs.report(report)
+            elif isinstance(report, wm.MountSynced):
+                self._mounts.synced(report)
             elif isinstance(report, wm.ContainersMeasured):
                 self._containers.measured(report)
             elif isinstance(report, wm.BuildLine):

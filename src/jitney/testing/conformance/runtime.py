@@ -37,6 +37,7 @@ class Program(StrEnum):
     CRASHES = "ends by SIGSEGV"
     LEAVES_A_DAEMON = "starts a process in a session of its own that would run for ever, prints 'ready', and ends"
     EATS_MEMORY = "takes memory until it is ended"
+    TELLS_SECRETS = "prints its variable KEY, and the length of BIG, and ends"
 
 
 class Module(StrEnum):
@@ -349,6 +350,23 @@ class RuntimeContract:
             assert await died.get() == launch.template
             assert died.empty()
             assert runtime.template_facts(launch.template) is None
+
+        self.play(make_stage, play)
+
+    def test_13_secrets_are_variables_of_their_container_alone(self, make_stage: MakeStage) -> None:
+        async def play(actor: Actor) -> None:
+            bare = actor.stage.launch(Program.TELLS_SECRETS)
+            await actor.open(bare)
+            for secrets, told in (
+                ({"KEY": "swordfish", "BIG": "x" * 300_000}, "swordfish 300000"),
+                ({"KEY": "another"}, "another 0"),
+                ({}, "None 0"),
+            ):
+                launch = actor.stage.launch(Program.TELLS_SECRETS)
+                handle = await actor.run(msgspec.structs.replace(launch, secrets=secrets))
+                assert (await actor.runtime.wait(handle)).exit_code == 0
+                assert actor.log.texts(launch.container_id, 1) == [told]
+            assert actor.stage.left_overs() == []
 
         self.play(make_stage, play)
 

@@ -18,6 +18,7 @@ import pytest
 from jitney.errors import AlreadyExistsError, CancelledError, InvalidError, NotFoundError
 from jitney.ports.store import Failure, Result, Store
 from jitney.testing.conformance.running import Run, Running
+from jitney.testing.conformance.store_objects import ObjectContract
 from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState, DeploymentRecord
 from jitney.values.calls import CallKind, CallRecord, InputRecord, Output, Status
@@ -375,5 +376,5 @@ class RecordContract(_Contract):
         run(store.close())
 
 
-class StoreContract(CallContract, RecordContract):
+class StoreContract(CallContract, RecordContract, ObjectContract):
     """All of it."""

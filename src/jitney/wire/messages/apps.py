@@ -7,6 +7,7 @@ import msgspec
 from jitney.values.apps import AppRecord, AppState, DeploymentRecord
 from jitney.values.containers import LogLine
 from jitney.values.functions import ClientVersions, FunctionSpec
+from jitney.values.secrets import discreet
 
 
 class AppCreate(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +24,10 @@ class AppCreated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppPublish(msgspec.Struct, frozen=True, kw_only=True):
-    """The functions of an app, all at once. `deploy_as` gives it a name and a new version; app_id may then be ''."""
+    """The functions of an app, all at once. `deploy_as` gives it a name and a new version; app_id may then be ''.
+
+    `secrets`: values of the secrets without a name that functions refer to, by the ids that the client gave them.
+    """
 
     app_id: str = ""
     deploy_as: str = ""
@@ -31,6 +35,10 @@ class AppPublish(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     functions: tuple[FunctionSpec, ...] = ()
     versions: ClientVersions = ClientVersions()
+    secrets: dict[str, dict[str, str]] = {}
+
+    def __repr__(self) -> str:
+        return discreet(self)
 
 
 class AppPublished(msgspec.Struct, frozen=True, kw_only=True):

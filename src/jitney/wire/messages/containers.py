@@ -6,6 +6,7 @@ import msgspec
 
 from jitney.values.containers import ContainerRecord, Measured
 from jitney.values.functions import FunctionSpec
+from jitney.values.secrets import discreet
 
 
 class ContainerList(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +34,15 @@ class ContainerOpen(msgspec.Struct, frozen=True, kw_only=True):
     """A container to be in, which runs nothing by itself: for commands. A stream, as long as which it lives.
 
     Of `spec` its image, source, variables, resources and walls count: what `function_id` is now, or as given.
+    `secrets`: as in `app.publish`.
     """
 
     function_id: str = ""
     spec: FunctionSpec | None = None
+    secrets: dict[str, dict[str, str]] = {}
+
+    def __repr__(self) -> str:
+        return discreet(self)
 
 
 class ContainerOpened(msgspec.Struct, frozen=True, kw_only=True):

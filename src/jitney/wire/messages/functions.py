@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from jitney.values.functions import MethodSpec, Overrides
+from jitney.values.secrets import discreet
 
 
 class FunctionGet(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +27,17 @@ class FunctionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionBind(msgspec.Struct, frozen=True, kw_only=True):
-    """The same function with other options or class parameters: a pool of its own. Equal binds give the same id."""
+    """The same function with other options or class parameters: a pool of its own. Equal binds give the same id.
+
+    `secrets`: as in `app.publish`.
+    """
 
     function_id: str
     overrides: Overrides = Overrides()
+    secrets: dict[str, dict[str, str]] = {}
+
+    def __repr__(self) -> str:
+        return discreet(self)
 
 
 class FunctionRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,6 +76,12 @@ class CancelRequest(Message, frozen=True, tag=7):
     id: int
 
 
+class Received(Message, frozen=True, tag=8):
+    """The peer has the answer to request `id`: what it held is the peer's now. See messages.queues."""
+
+    id: int
+
+
 class Invoke(Message, frozen=True, tag=10):
     """A connected call of one input (index 0)."""
 
@@ -145,5 +151,5 @@ class Refused(Message, frozen=True, tag=22):
     retry_after_ms: int = 0
 
 
-FromPeer = Hello | Request | CancelRequest | Invoke | OpenCall | Inputs | EndInputs | CancelCall | Credit
+FromPeer = Hello | Request | CancelRequest | Received | Invoke | OpenCall | Inputs | EndInputs | CancelCall | Credit
 FromServer = Welcome | Answer | Failed | Event | Outputs | Items | Refused

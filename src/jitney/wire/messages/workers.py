@@ -7,6 +7,7 @@ import msgspec
 from jitney.values.containers import Exit, Launch, LogLine, Measured, NodeInfo, TemplateSpec
 from jitney.values.exec import ExecSpec, TtySize
 from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, PlannedImage
+from jitney.values.volumes import Committed
 
 
 class WorkerAttach(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +139,18 @@ class StatsContainers(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     container_ids: tuple[str, ...] = ()
 
 
+class SyncMount(msgspec.Struct, frozen=True, kw_only=True, tag="sync_mount"):
+    """A container asks to commit what it wrote to a volume, or to `reload` it; answered by `MountSynced`.
+
+    `path`: where it is mounted, or the volume's id.
+    """
+
+    request_id: str
+    container_id: str
+    path: str
+    reload: bool = False
+
+
 WorkerCommand = (
     StartContainer
     | StopContainer
@@ -150,8 +163,20 @@ WorkerCommand = (
     | FeedExec
     | EndExec
     | StatsContainers
+    | SyncMount
     | Shutdown
 )
+
+
+class MountSynced(msgspec.Struct, frozen=True, kw_only=True, tag="mount_synced"):
+    """What came of a `SyncMount`. `version`: what the container sees now, or what it made."""
+
+    request_id: str
+    version: int = 0
+    committed: Committed | None = None
+    code: str = ""
+    message: str = ""
+    hint: str = ""
 
 
 class ContainerStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
@@ -264,6 +289,7 @@ WorkerReport = (
     | ExecTook
     | ExecEnded
     | ContainersMeasured
+    | MountSynced
 )
 
 

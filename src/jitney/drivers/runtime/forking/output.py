@@ -9,10 +9,9 @@ there is one note a second in a flood, and not one a chunk.
 
 from __future__ import annotations
 
-from jitney.values.containers import LogLine
+from jitney.values.containers import CONTINUATION, LogLine
 
 LINE_BYTES_MAX = 64 * 1024
-CONTINUATION = "\N{RIGHTWARDS ARROW WITH HOOK} "
 RATE_BYTES_PER_S = 8 * 1024 * 1024
 BURST_BYTES = 16 * 1024 * 1024
 SHARE_PERCENT = {1: 75, 2: 25}  # so that a flood of output does not hide the traceback that ends it

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jitney.drivers.runtime.forking.capture import Capture
+from jitney.drivers.runtime.forking.handover import Handover
 from jitney.drivers.runtime.forking.loading import Loaded, read_loaded
 from jitney.ports.runtime import Output, TemplateFailed, TemplateGone
 from jitney.runner import template_protocol as protocol
@@ -112,15 +113,27 @@ class TemplateProcess:
         self._send({"kind": protocol.LOAD, **message})
         await self._loaded
 
-    def fork(self, message: dict[str, Any], fds: list[int], on_forked: OnForked) -> None:
+    def fork(
+        self, message: dict[str, Any], fds: list[int], on_forked: OnForked, *, private: Mapping[str, str] | None = None
+    ) -> None:
         """Ask for a container. `on_forked(pid, "", descriptors)`, or (0, why not, []); (0, "", []) when it died.
 
-        The descriptors must stay open until it is called.
+        The descriptors must stay open until it is called. `private`: variables that the fork gets and nobody else sees.
         """
         if not self.is_alive:
             raise TemplateGone
-        self._forks[message["container"]] = on_forked
-        self._send({"kind": protocol.FORK, **message}, fds)
+        if not private:
+            self._forks[message["container"]] = on_forked
+            self._send({"kind": protocol.FORK, **message}, fds)
+            return
+        handover = Handover(private)
+
+        def forked(pid: int, why: str, handles: list[int]) -> None:
+            handover.close_far_end()
+            on_forked(pid, why, handles)
+
+        self._forks[message["container"]] = forked
+        self._send({"kind": protocol.FORK, **message, "private": True}, [*fds, handover.far_end])
 
     def pause(self, door: str) -> None:
         """Have a cold one let go of its socket and stop itself; once it goes on, it comes to that door."""

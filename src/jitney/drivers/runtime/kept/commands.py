@@ -149,10 +149,11 @@ class Commands:
 def render_command(container: Container, fork: Message, spec: ExecSpec) -> dict[str, Any]:
     """What a sitter is asked for."""
     cwd = os.path.normpath(os.path.join(fork["cwd"], spec.cwd))
+    base = {**walls.base_env(container.box.image), **fork["env"]}
     own = {"JITNEY_IS_REMOTE": "1", "JITNEY_TASK_ID": container.id}
     return {
         "argv": [*spec.argv],
-        "env": {**walls.base_env(container.box.image), **fork["env"], **own, **spec.env, "PWD": cwd},
+        "env": {**base, **container.launch.secrets, **own, **spec.env, "PWD": cwd},
         "cwd": cwd,
         "rlimits": fork["rlimits"],
         "tty": [spec.tty.rows, spec.tty.cols] if spec.tty is not None else None,

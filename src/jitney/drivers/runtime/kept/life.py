@@ -79,6 +79,7 @@ class Containers:
                 message,
                 [*container.capture.child_fds, *joins],
                 lambda pid, why, _: self._on_forked(container, pid, why, opened.loaded.note),
+                private=launch.secrets,
             )
             return await container.started
         except BoxGone:

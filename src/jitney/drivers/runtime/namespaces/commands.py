@@ -62,7 +62,7 @@ class Commands:
         forked = render.render_fork(launch, enclosure.image, nofile_hard=render.NOFILE)
         process = render.render_process(launch.template, enclosure.image, is_cold=True)
         base = command_env(process["env"], (render.SDK,))
-        env = {**base, **forked["env"], "JITNEY_IS_REMOTE": "1", **spec.env, "PWD": cwd}
+        env = {**base, **forked["env"], **launch.secrets, "JITNEY_IS_REMOTE": "1", **spec.env, "PWD": cwd}
         joins = container.group.join_fds
         ours, theirs = open_pipes() if spec.tty is None else ([], [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)] * 3)
         message = {

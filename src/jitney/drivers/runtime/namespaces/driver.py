@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import itertools
 import os
@@ -25,6 +26,7 @@ from jitney.drivers.walls.machine import Machine
 from jitney.drivers.walls.wall import WallFailed, WallGone
 from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
 from jitney.ports.limits import Limiter
+from jitney.ports.mounting import MountBusy, MountFailed
 from jitney.ports.network import Names, Network, OnRefused
 from jitney.ports.runtime import (
     Capabilities,
@@ -40,6 +42,7 @@ from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, Launch, Limits, TemplateSpec
 from jitney.values.images import BuiltImage
 from jitney.values.isolation import Isolation
+from jitney.values.volumes import Mounted
 from jitney.wire.home import Home
 
 
@@ -231,6 +234,18 @@ class NamespacesRuntime:
         if container is None or container.is_ending:
             raise ContainerGone
         return await self._containers.commands.start(container, spec, on_output)
+
+    async def remount(self, handle: ContainerHandle, mounted: Mounted) -> None:
+        """See ports.mounting."""
+        container = self._containers.living.get(handle.container_id)
+        if container is None or container.is_ending or container.pod is None:
+            raise MountFailed("the container has ended")
+        try:
+            await container.enclosure.mount(container.pod, [mounted], replaces=True)
+        except WallGone:
+            raise MountFailed("the container has ended") from None
+        except WallFailed as error:
+            raise (MountBusy if error.code == errno.EBUSY else MountFailed)(str(error)) from error
 
     def template_pid(self, spec: TemplateSpec) -> int | None:
         """The process of an open template: for tests that kill it."""

@@ -8,23 +8,24 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from jitney.core import egress
 from jitney.drivers.runtime.forking.capture import Capture
 from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
 from jitney.drivers.runtime.namespaces.stock import PodStock
+from jitney.drivers.runtime.namespaces.uplink import Uplink
 from jitney.drivers.walls import render
 from jitney.drivers.walls.launchers import Launcher
 from jitney.drivers.walls.machine import Machine
 from jitney.drivers.walls.wall import Pod, Wall, WallFailed
-from jitney.ports.network import HubPlan, Names, Network, NetworkFailed
+from jitney.ports.network import Names, Network
 from jitney.ports.runtime import Output
 from jitney.runner.segments import prepare, prepare_scope
 from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 from jitney.wire.home import Home
 
 
@@ -53,13 +54,10 @@ class Enclosure:
         self.wall = Wall(on_orphan=on_orphan, on_death=lambda _: self._on_death())
         self._home = home
         self._machine = machine
-        self._network = network
-        self._names = names
         self._died = on_death
         self._folder = home.containers / name
         self._outside = machine.outside(home, spec, image, self._folder)
-        self._hub: HubPlan | None = None
-        self.no_network = ""  # why there is none although the policy allows one
+        self._uplink = Uplink(name, spec.network, network, names)
         self._numbers: list[int] = []  # of pods, free to be used again
         self._numbers_used = 1  # 0 is the template's
         self.stock = PodStock(stock_min, make=self._make_pod, drop=self.drop_pod, spawn=self._spawn)
@@ -97,36 +95,17 @@ class Enclosure:
         self._machine.ids.give(self._outside.scratch)
         for path in (self._outside.sockets, self._outside.blobs):
             os.makedirs(path, exist_ok=True)
+        if self._outside.volumes:
+            for path in (self._outside.uppers, *self._outside.volumes.values()):
+                os.makedirs(path, exist_ok=True)
+                os.chmod(path, 0o711)
         prepare(str(self._home.segments))
         prepare_scope(str(self._home.segments), os.path.basename(self._outside.segments))
 
     async def _connect(self) -> None:
-        if not self.spec.network.blocked:
-            try:
-                self._hub = await self._network.connect(self.name, self.wall.pid)
-                if egress.egress(self.spec.network, self._hub, 0).names is not None:
-                    await self._names.open(self.name, self.wall.pid, self._hub)
-            except NetworkFailed as error:
-                self.no_network = str(error)
-                await self._disconnect()
-        plan = egress.hub_message(self._hub) if self._hub is not None else None
-        resolv_conf = egress.resolver_file(egress.egress(self.spec.network, self._hub, 0))
+        plan, resolv_conf = await self._uplink.connect(self.wall.pid)
         await self.wall.hub(plan, render.render_connected(self.image, resolv_conf))
-        await self._admit(0)
-
-    async def _disconnect(self) -> None:
-        self._hub = None
-        await self._names.shut(self.name)
-        await self._network.disconnect(self.name)
-
-    async def _admit(self, number: int) -> None:
-        """What the pod of this number may ask for, where names are answered for it."""
-        found = egress.egress(self.spec.network, self._hub, number)
-        if found.names is not None:
-            try:
-                await self._names.admit(self.name, found.address, found.names, found.cidrs)
-            except NetworkFailed as error:
-                raise WallFailed(str(error)) from error
+        await self._uplink.admit(0)
 
     # -------------------------------------------------------------------------------------------- processes
 
@@ -153,7 +132,7 @@ class Enclosure:
             **render.render_process(self.spec, self.image),
             "folders": folders,
             "ops": ops,
-            "net": self._net(0),
+            "net": self._uplink.message(0),
             "profile": "template",
             "keeps": render.TEMPLATE_KEEPS,
             "joins": len(joins),
@@ -221,10 +200,10 @@ class Enclosure:
 
     # -------------------------------------------------------------------------------------------- pods
 
-    def _net(self, number: int) -> dict[str, Any] | None:
-        if self._hub is None:
-            return None
-        return egress.pod_message(egress.egress(self.spec.network, self._hub, number), number)
+    @property
+    def no_network(self) -> str:
+        """Why there is none although the policy allows one."""
+        return self._uplink.why_not
 
     def folder_of(self, pod: Pod) -> str:
         """The writable layer of a pod, on the machine."""
@@ -232,7 +211,27 @@ class Enclosure:
 
     def address_of(self, pod: Pod) -> str:
         """The address of a pod on this wall's network; '' without one."""
-        return egress.egress(self.spec.network, self._hub, int(pod.name[1:])).address
+        return self._uplink.address(int(pod.name[1:]))
+
+    async def mount(self, pod: Pod, mounts: Sequence[Mounted], *, replaces: bool = False) -> None:
+        """Put volumes into a pod.
+
+        Raises:
+            WallFailed: one cannot be mounted; `code` is EBUSY where files of what was there are open.
+            WallGone: the wall, or the pod, has ended.
+        """
+        for one in mounts:
+            if one.upper:
+                self._make_upper(one.upper)
+        await self.wall.mount(pod, [], [render.render_mount(one, replaces=replaces) for one in mounts])
+
+    def _make_upper(self, upper: str) -> None:
+        for name in ("upper", "work"):
+            path = os.path.join(self._outside.uppers, upper, name)
+            if not os.path.isdir(path):
+                os.makedirs(path, mode=0o711)
+                os.chmod(path, 0o755)
+                self._machine.ids.give(path)
 
     async def take_pod(self, shm_mib: int) -> Pod:
         """A pod, from the stock if there is one.
@@ -250,12 +249,12 @@ class Enclosure:
             self.image, self._outside, folder=name, shm_mib=shm_mib, hostname=self._machine.hostname
         )
         try:
-            pod = await self.wall.pod(name, folders, ops, self._net(number))
+            pod = await self.wall.pod(name, folders, ops, self._uplink.message(number))
         except BaseException:
             self._numbers.append(number)
             raise
         try:
-            await self._admit(number)
+            await self._uplink.admit(number)
         except BaseException:
             self.drop_pod(pod)
             raise
@@ -275,9 +274,7 @@ class Enclosure:
     async def _after(self, pod: Pod) -> None:
         await pod.gone
         number = int(pod.name[1:])
-        found = egress.egress(self.spec.network, self._hub, number)
-        if found.names is not None:
-            await self._names.forget(self.name, found.address)
+        await self._uplink.forget(number)
         await self._remove(pod.name)
         self._numbers.append(number)
 
@@ -310,8 +307,8 @@ class Enclosure:
         self._died(self)
 
     async def _clean(self) -> None:
-        if self._hub is not None:
-            await self._disconnect()
+        if self._uplink.is_there:
+            await self._uplink.disconnect()
         await self._remove_folders()
 
     async def _remove_folders(self) -> None:

@@ -61,6 +61,8 @@ class Containers:
         try:
             container.group = self._limiter.make(container.id, bounds_of(launch))
             container.pod = await opened.enclosure.take_pod(render.shm_mib(launch))
+            if launch.mounts:
+                await opened.enclosure.mount(container.pod, launch.mounts)
             template, note = opened.template, opened.note
             if template is None:
                 template = await self._start_cold(container)
@@ -74,6 +76,7 @@ class Containers:
                 message,
                 [*container.capture.child_fds, *pods, *joins],
                 lambda pid, why, handles: self._on_forked(container, pid, why, handles, note),
+                private=launch.secrets,
             )
             return await container.started
         except WallGone:

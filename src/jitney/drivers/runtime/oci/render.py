@@ -11,6 +11,7 @@ from jitney.drivers.runtime.forking.leftovers import OOM_SCORE_ADJ
 from jitney.drivers.runtime.kept.render import SCRATCH, BoxOrder
 from jitney.drivers.walls.machine import FIRST_ID
 from jitney.drivers.walls.render import FOLDERS, HOME, NOFILE, OPEN_FOLDERS
+from jitney.runner.keep.keeper import FILTER
 from jitney.values.network import NetworkPolicy
 
 LABEL_HOME = "org.jitney.home"
@@ -70,7 +71,7 @@ def render_create(order: BoxOrder, image: str, *, engine: Engine, bounds: Bounds
         "Image": image,
         "Entrypoint": [order.argv[0]],
         "Cmd": [*order.argv[1:]],
-        "Env": [f"{name}={value}" for name, value in order.env.items()],
+        "Env": [f"{name}={value}" for name, value in {**order.env, FILTER: "container"}.items()],
         "User": user,
         "WorkingDir": "/",
         "Hostname": "jitney",

@@ -175,6 +175,7 @@ class ProcessRuntime:
                 list(container.capture.child_fds),
                 # One that was restored does not know its number here.
                 lambda pid, why, _: self._on_forked(container, template.pid if pid and template.is_cold else pid, why),
+                private=launch.secrets,
             )
         except TemplateFailed as failed:
             self._discard(container)
@@ -316,7 +317,8 @@ class ProcessRuntime:
         container = self._containers.get(handle.container_id)
         if container is None or not container.is_running():
             raise ContainerGone
-        env = self._templates.env(container.launch.template, container.image)
+        launch = container.launch
+        env = {**self._templates.env(launch.template, container.image), **launch.secrets}
         return self._commands.start(container.id, spec, on_output, recipe=container.recipe, template_env=env)
 
     def template_pid(self, spec: TemplateSpec) -> int | None:

@@ -15,8 +15,11 @@ from jitney.drivers.store.sqlite.ballast import BALLAST_BYTES
 from jitney.drivers.store.sqlite.calls import SqliteCalls
 from jitney.drivers.store.sqlite.database import inspect as inspect
 from jitney.drivers.store.sqlite.database import open_database
+from jitney.drivers.store.sqlite.objects import SqliteDicts, SqliteObjects, SqliteQueues
 from jitney.drivers.store.sqlite.reader import Reader
 from jitney.drivers.store.sqlite.records import SqliteApps, SqliteContainers, SqliteFunctions
+from jitney.drivers.store.sqlite.secrets import SqliteSecrets
+from jitney.drivers.store.sqlite.volumes import SqliteVolumes
 from jitney.drivers.store.sqlite.writer import Writer
 from jitney.ports.store import StoreMeta
 
@@ -39,6 +42,11 @@ class SqliteStore:
         self.functions = SqliteFunctions(self._writer, self._reader)
         self.calls = SqliteCalls(self._writer, self._reader)
         self.containers = SqliteContainers(self._writer, self._reader)
+        self.volumes = SqliteVolumes(self._writer, self._reader)
+        self.objects = SqliteObjects(self._writer, self._reader)
+        self.dicts = SqliteDicts(self._writer, self._reader)
+        self.queues = SqliteQueues(self._writer, self._reader)
+        self.secrets = SqliteSecrets(self._writer, self._reader)
 
     async def meta(self) -> StoreMeta:
         return self._database.meta

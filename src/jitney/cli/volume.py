@@ -1,0 +1,320 @@
+"""`jitney volume`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jitney.cli import objects, terminal
+from jitney.cli.objects import AS_JSON, YES
+from jitney.values.objects import ObjectKind
+
+if TYPE_CHECKING:
+    from jitney.client.volume import Volume
+    from jitney.values.volumes import Committed, Entry
+
+FORCE = click.option("--force", "-f", is_flag=True, help="Replace files that are there.")
+RECURSIVE = click.option("--recursive", "-r", is_flag=True, help="Folders too, with all that is in them.")
+VERSION = click.option("--version", "at", type=click.IntRange(0), help="As it was in this version.")
+CONFLICTS_SHOWN_MAX = 10
+
+
+@click.group()
+def volume() -> None:
+    """Make volumes, put files into them and get them back; go back to earlier versions.
+
+    Every change is a version: nothing is lost before the volume itself is deleted.
+    """
+
+
+@volume.command()
+@click.argument("name")
+def create(name: str) -> None:
+    """Make a volume, if there is none of that name.
+
+    \b
+    Example:
+      jitney volume create weights
+    """
+    objects.create(ObjectKind.VOLUME, name)
+
+
+@volume.command(name="list")
+@AS_JSON
+def list_(as_json: bool) -> None:
+    """List volumes, newest first. The size is that of the newest version.
+
+    \b
+    Example:
+      jitney volume list --json
+    """
+    from jitney.cli import connection
+    from jitney.wire import methods
+    from jitney.wire.messages.volumes import VolumeList
+
+    nothing = methods.VOLUME_LIST.answer(volumes=())
+    found = connection.ask(methods.VOLUME_LIST, VolumeList(), otherwise=lambda: nothing).volumes
+    if as_json:
+        terminal.write_json(found)
+        return
+    rows = [
+        (
+            one.name, one.volume_id, f"v{one.version}", f"{one.files:,}", terminal.amount(one.size),
+            terminal.ago(one.created_at_ms), terminal.ago(one.updated_at_ms or None),
+        )
+        for one in found
+    ]  # fmt: skip
+    terminal.table(("name", "id", "version", "files", "size", "age", "changed"), rows, empty="no volumes")
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("path", default="/")
+@RECURSIVE
+@VERSION
+@AS_JSON
+def ls(name: str, path: str, recursive: bool, at: int | None, as_json: bool) -> None:
+    """List what is in a volume, or in a folder of it.
+
+    \b
+    Examples:
+      jitney volume ls weights
+      jitney volume ls weights /llama --recursive --version 3
+    """
+    found = _volume(name, at).listdir(path, recursive=recursive)
+    if as_json:
+        terminal.write_json(found)
+        return
+    rows = [
+        (_shown(one), f"{one.mode:04o}", terminal.amount(one.size) if one.digest else "-", _time(one)) for one in found
+    ]
+    terminal.table(("path", "mode", "size", "modified"), rows, empty="nothing is there")
+
+
+def _shown(entry: Entry) -> str:
+    if entry.target:
+        return f"{entry.path} -> {entry.target}"
+    return entry.path if entry.digest else f"{entry.path}/"
+
+
+def _time(entry: Entry) -> str:
+    return terminal.clock(entry.mtime_ns // 1_000_000)[:19] if entry.mtime_ns else "-"
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("remote_path")
+@click.argument("local_path", default=".")
+@FORCE
+@VERSION
+@AS_JSON
+def get(name: str, remote_path: str, local_path: str, force: bool, at: int | None, as_json: bool) -> int:
+    """Get a file or a folder. LOCAL_PATH may be a folder to put it in, another name for it, or - for standard output.
+
+    \b
+    Examples:
+      jitney volume get weights /llama/config.json
+      jitney volume get weights / backup --version 3
+      jitney volume get weights /log.txt -
+    """
+    import sys
+
+    from jitney.client.portal import PORTAL
+    from jitney.client.volume_download import Downloaded, download
+    from jitney.core import volumes
+
+    wanted = _volume(name, at)
+    if local_path == "-":
+        for data in wanted.read_file(remote_path):
+            sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return 0
+    path = volumes.plain_path(remote_path)
+    local = Path(local_path).expanduser().absolute()
+    if path and (local.is_dir() or local_path.endswith("/")):
+        local /= path.rpartition("/")[2]
+
+    async def run() -> Downloaded:
+        return await download(await wanted._transfer_place(), path, at, local, force=force)
+
+    with _progress():
+        done = PORTAL.call(run())
+    if as_json:
+        terminal.write_json(done._asdict())
+    else:
+        print(f"{done.files:,} file{_s(done.files)}, {terminal.amount(done.size)}, to {local}")
+    for left, like in done.collisions.items():
+        terminal.note(f"left out: {left!r}, which this file system takes for {like!r}")
+    return 5 if done.collisions else 0
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("local_path", type=click.Path(exists=True, path_type=Path))
+@click.argument("remote_path", default="/")
+@FORCE
+@AS_JSON
+def put(name: str, local_path: Path, remote_path: str, force: bool, as_json: bool) -> None:
+    """Put a file or a folder. A REMOTE_PATH that ends with / is the folder that it comes into; / is the top.
+
+    \b
+    Examples:
+      jitney volume put weights model.bin
+      jitney volume put weights checkpoints /run-7/ --force
+    """
+    wanted = _volume(name)
+    if remote_path.endswith("/"):
+        remote_path += local_path.absolute().name
+    with _progress(), wanted.batch_upload(force=force) as batch:
+        if local_path.is_dir():
+            batch.put_directory(local_path, remote_path)
+        else:
+            batch.put_file(local_path, remote_path)
+    for done in batch.committed:
+        _say(done, as_json=as_json)
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("path")
+@RECURSIVE
+@AS_JSON
+def rm(name: str, path: str, recursive: bool, as_json: bool) -> None:
+    """Remove a file, or a folder. Earlier versions still have it.
+
+    \b
+    Example:
+      jitney volume rm weights /old --recursive
+    """
+    _say(_volume(name).remove_file(path, recursive=recursive), as_json=as_json)
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("paths", nargs=-1, required=True)
+@RECURSIVE
+@AS_JSON
+def cp(name: str, paths: tuple[str, ...], recursive: bool, as_json: bool) -> None:
+    """Copy files inside a volume. The last of PATHS is where to: a folder, or a new name. Nothing is sent.
+
+    \b
+    Example:
+      jitney volume cp weights /a.bin /b.bin /backup/
+    """
+    if len(paths) < 2:
+        raise click.UsageError("give what to copy, and where to")
+    _say(_volume(name).copy_files(paths[:-1], paths[-1], recursive=recursive), as_json=as_json)
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("path")
+@click.argument("new_path")
+@AS_JSON
+def mv(name: str, path: str, new_path: str, as_json: bool) -> None:
+    """Move a file or a folder inside a volume: into NEW_PATH if that is a folder, else to it.
+
+    \b
+    Example:
+      jitney volume mv weights /run-7/best.bin /best.bin
+    """
+    _say(_volume(name).rename(path, new_path, into=True), as_json=as_json)
+
+
+@volume.command()
+@click.argument("name")
+@click.option("--limit", "-n", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most this many.")
+@AS_JSON
+def history(name: str, limit: int, as_json: bool) -> None:
+    """List the versions of a volume, newest first.
+
+    \b
+    Example:
+      jitney volume history weights
+    """
+    found = _volume(name).history(limit=limit)
+    if as_json:
+        terminal.write_json(found)
+        return
+    rows = [
+        (
+            f"v{one.version}", terminal.clock(one.at_ms)[:19], f"+{one.puts:,} -{one.removes:,}", f"{one.files:,}",
+            terminal.amount(one.size), one.message or (f"as v{one.restored}" if one.restored is not None else "-"),
+        )
+        for one in found
+    ]  # fmt: skip
+    terminal.table(("version", "at", "changes", "files", "size", "message"), rows, empty="nothing was ever put")
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(0))
+@AS_JSON
+def restore(name: str, version: int, as_json: bool) -> None:
+    """Make an earlier VERSION the newest again. It is a new version: nothing that came after it is lost.
+
+    \b
+    Example:
+      jitney volume restore weights 3
+    """
+    _say(_volume(name).restore(version), as_json=as_json)
+
+
+@volume.command()
+@click.argument("name")
+@YES
+def delete(name: str, yes: bool) -> None:
+    """Delete a volume, with all its versions.
+
+    \b
+    Example:
+      jitney volume delete weights --yes
+    """
+    objects.delete(ObjectKind.VOLUME, name, yes=yes)
+
+
+def _volume(name: str, at: int | None = None) -> Volume:
+    """The volume of that name."""
+    from jitney.cli import connection
+    from jitney.client.volume import Volume
+
+    record = objects.opened(ObjectKind.VOLUME, name)
+    connection.configured()
+    found = Volume(object_id=record.object_id)
+    return found if at is None else found.at(at)
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    from jitney.cli import interrupts
+    from jitney.cli import progress as displays
+    from jitney.client import output
+
+    display = displays.choose(quiet=False)
+    with interrupts.stopping("stopping: nothing is committed"), output.use(display):
+        try:
+            yield
+        finally:
+            display.close()
+
+
+def _say(done: Committed, *, as_json: bool) -> None:
+    if as_json:
+        terminal.write_json(done)
+        return
+    if not done.changed:
+        print(f"nothing to change: it is version {done.version}")
+        return
+    print(f"version {done.version}: {done.puts:,} put, {done.removes:,} removed")
+    for path in done.conflicts[:CONFLICTS_SHOWN_MAX]:
+        terminal.note(f"others had changed {path!r} meanwhile")
+    if done.conflict_count > CONFLICTS_SHOWN_MAX:
+        terminal.note(f"and {done.conflict_count - CONFLICTS_SHOWN_MAX:,} more")
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

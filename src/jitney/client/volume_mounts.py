@@ -1,0 +1,70 @@
+"""`volumes={"/data": volume}`: checked where it is written, looked up when the function is published."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from jitney.errors import InvalidError
+
+if TYPE_CHECKING:
+    from jitney.client.volume import Volume
+    from jitney.values.volumes import VolumeMount
+
+Mounts = tuple[tuple[str, "Volume"], ...]
+
+OF_THE_SYSTEM = ("/dev", "/proc", "/sys")
+MOUNTS_MAX = 64
+
+
+def checked(given: Any) -> Mounts:
+    """The volumes of a function by their paths, in order of these.
+
+    Raises:
+        InvalidError: a path that cannot be one, is there twice or is inside another; a value that is no volume.
+    """
+    if given is None:
+        return ()
+    if not isinstance(given, Mapping):
+        raise InvalidError(
+            f"volumes maps paths to volumes, and is {given!r}", hint='for example volumes={"/data": volume}'
+        )
+    if len(given) > MOUNTS_MAX:
+        raise InvalidError(f"{len(given)} volumes are over the limit of {MOUNTS_MAX} for one function")
+    found: dict[str, Volume] = {}
+    for path, volume in given.items():
+        if not hasattr(volume, "mounted_at"):
+            hint = 'jitney.Volume.from_name("name", create_if_missing=True) gives one'
+            raise InvalidError(f"volumes: at {str(path)!r} there is no volume but {volume!r}", hint=hint)
+        plain = _plain(path)
+        if plain in found:
+            raise InvalidError(f"volumes: two are at {plain!r}")
+        found[plain] = volume
+    for inner in found:
+        outer = next((path for path in found if inner.startswith(path + "/")), None)
+        if outer:
+            raise InvalidError(f"volumes: {inner!r} is inside {outer!r}", hint="mount them beside one another")
+    return tuple(sorted(found.items()))
+
+
+def _plain(path: Any) -> str:
+    text = str(path) if isinstance(path, str | PurePosixPath) else ""
+    if not text.startswith("/") or "\0" in text or ".." in text.split("/"):
+        raise InvalidError(f"volumes: {path!r} is no absolute path", hint='for example "/data"')
+    plain = "/" + posixpath.normpath(text).strip("/")
+    if plain == "/":
+        raise InvalidError("volumes: a volume cannot take the place of the whole file system", hint='use "/data"')
+    if any(plain == taken or plain.startswith(taken + "/") for taken in OF_THE_SYSTEM):
+        raise InvalidError(f"volumes: {plain!r} belongs to the system", hint='use "/data"')
+    return plain
+
+
+async def mounts_of(volumes: Mounts) -> tuple[VolumeMount, ...]:
+    """As published. Volumes are looked up, and made where that was asked for. On the portal.
+
+    Raises:
+        NotFoundError: a volume is not there.
+    """
+    return tuple([await volume.mounted_at(path) for path, volume in volumes])

@@ -1,0 +1,157 @@
+"""One layer of a volume as a folder, as overlay mounts read them; and what a mount has written into one.
+
+A removed path is a character device 0:0, which any user may make. A file is a hard link to its content: layers cost
+names, not bytes. Content that is executable in one place and not in another is copied for one of them, as a file has
+one mode; so is content that has as many names as the file system allows. Times of modification are those of the
+content: what a volume's own listing says of a file is kept apart from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from jitney.errors import NotFoundError
+from jitney.ports.trees import Changes, Stamp
+from jitney.values.volumes import DIR_MODE, FILE_MODE, MODE_MAX, Entry, Kind
+
+EXECUTABLE = 0o111
+OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")  # a folder that hides what is below it
+
+
+class Builder:
+    """Fills a folder with entries. `owner`: who owns what is made, as containers must; None: as it is."""
+
+    def __init__(self, root: Path, content: Callable[[str], Path], owner: int | None) -> None:
+        self._root = str(root)
+        self._content = content
+        self._owner = owner
+        self._folders: set[str] = set()
+
+    def fill(self, puts: Iterable[Entry], removes: Iterable[str]) -> None:
+        """Make the layer.
+
+        Raises:
+            NotFoundError: a content is not here.
+            OSError: the disk is full, or fails.
+        """
+        self._make_root()
+        for entry in puts:
+            path = self._path(entry.path)
+            if entry.kind is Kind.DIR:
+                self._folder(entry.path, entry.mode)
+            elif entry.kind is Kind.SYMLINK:
+                os.symlink(entry.target, path)
+                self._own(path)
+            else:
+                self._file(entry, path)
+        for removed in removes:
+            path = self._path(removed)
+            if not os.path.lexists(path):  # else something new is there, which hides the old
+                os.mknod(path, stat.S_IFCHR | 0o000, 0)
+
+    def _make_root(self) -> None:
+        os.makedirs(self._root, exist_ok=True)
+        os.chmod(self._root, 0o777 if self._owner is None else DIR_MODE)
+        self._own(self._root)
+        self._folders.add("")
+
+    def _path(self, path: str) -> str:
+        parent = path.rpartition("/")[0]
+        if parent not in self._folders:
+            self._folder(parent, DIR_MODE)
+        return f"{self._root}/{path}"
+
+    def _folder(self, path: str, mode: int) -> None:
+        full = self._path(path)
+        if not os.path.isdir(full):
+            os.mkdir(full)
+            self._own(full)
+        os.chmod(full, mode)
+        self._folders.add(path)
+
+    def _file(self, entry: Entry, path: str) -> None:
+        source = self._content(entry.digest)
+        try:
+            os.link(source, path)
+        except FileNotFoundError:
+            raise NotFoundError(f"the content of {entry.path!r} is not on this machine") from None
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.EXDEV, errno.EPERM):
+                raise
+            shutil.copyfile(source, path)
+        seen = os.lstat(path)
+        if seen.st_nlink > 2 and bool(seen.st_mode & EXECUTABLE) != bool(entry.mode & EXECUTABLE):
+            os.unlink(path)
+            shutil.copyfile(source, path)
+            seen = os.lstat(path)
+        wanted = FILE_MODE | (EXECUTABLE if entry.mode & EXECUTABLE else 0)
+        if stat.S_IMODE(seen.st_mode) != wanted:
+            os.chmod(path, wanted)
+        if self._owner is not None and seen.st_uid != self._owner:
+            os.chown(path, self._owner, self._owner)
+
+    def _own(self, path: str) -> None:
+        if self._owner is not None:
+            os.chown(path, self._owner, self._owner, follow_symlinks=False)
+
+
+def read_changes(upper: Path, known: Mapping[str, Stamp]) -> Changes:
+    """See ports.trees.Trees.changes. What is no file, folder or link (sockets, devices) is passed over."""
+    puts: list[Entry] = []
+    removes: list[str] = []
+    sources: dict[str, Path] = {}
+    stamps: dict[str, Stamp] = {}
+    for path, found, seen in _walk(str(upper), ""):
+        stamp = stamps[path] = Stamp(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+        kind = stat.S_IFMT(seen.st_mode)
+        if kind == stat.S_IFDIR:
+            stamp = stamps[path] = Stamp(seen.st_ino, 0, 0, 0)  # its times change with what is in it
+        if known.get(path) == stamp:
+            continue
+        mode = seen.st_mode & MODE_MAX
+        if kind == stat.S_IFDIR:
+            if _is_opaque(found):
+                removes.append(path)
+            puts.append(Entry(path=path, kind=Kind.DIR, mode=mode))
+        elif kind == stat.S_IFLNK:
+            puts.append(Entry(path=path, kind=Kind.SYMLINK, target=os.readlink(found), mtime_ns=seen.st_mtime_ns))
+        elif kind == stat.S_IFREG:
+            sources[path] = Path(found)
+            puts.append(Entry(path=path, size=seen.st_size, mode=mode, mtime_ns=seen.st_mtime_ns))
+        elif kind == stat.S_IFCHR and seen.st_rdev == 0:
+            removes.append(path)
+    removes += [path for path in known if path not in stamps]  # made since the last reading, and removed again
+    return Changes(puts, removes, sources, stamps)
+
+
+def _walk(folder: str, prefix: str) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Everything below a folder that others change meanwhile; folders before what is in them."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return  # it has gone
+    for entry in names:
+        path = f"{prefix}{entry.name}"
+        try:
+            seen = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        yield path, entry.path, seen
+        if stat.S_ISDIR(seen.st_mode):
+            yield from _walk(entry.path, f"{path}/")
+
+
+def _is_opaque(folder: str) -> bool:
+    for name in OPAQUE:
+        try:
+            if os.getxattr(folder, name, follow_symlinks=False) == b"y":
+                return True
+        except OSError:
+            continue
+    return False
