@@ -5,6 +5,7 @@ import base64
 import hashlib
 import os
 import secrets
+import signal
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_containers_have_the_values_and_nothing_is_kept_in_the_clear(tier):
 
 
 def test_no_process_shows_a_value_and_no_template_has_one(tier):
-    running = tier.start_jitney("run", "secretive.py::chat", "--wait", "4")
+    running = tier.start_jitney("run", "secretive.py::chat", "--wait", "60")
     eventually(lambda: any(one["phase"] == "ready" for one in tier.containers("talk")), why="a container is up")
     eventually(lambda: "waiting" in logs(tier), why="it has its variables")
     for pid in procfs.pids():
@@ -87,7 +88,9 @@ def test_no_process_shows_a_value_and_no_template_has_one(tier):
     [talking] = tier.containers("talk")
     if talking["pid"] and os.geteuid() == 0:
         assert holds(talking["pid"]), "what looks into memory finds what is there"
-    tier.finish(running)
+    tier.jitney("container", "stop", talking["container_id"])
+    os.killpg(running.pid, signal.SIGINT)
+    tier.finish(running, code=None)
 
 
 def logs(platform):
