@@ -1,6 +1,7 @@
 """Versions of volumes laid out as folders: what layers look like, what is shared, and what is read from a mount."""
 
 import asyncio
+import contextlib
 import os
 import stat
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitney.drivers.trees.localdir import EMPTY, PARTIAL, STACK, LocalTrees
-from jitney.drivers.trees.localdir.layer import read_changes
+from jitney.drivers.trees.localdir.layer import DEPTH_MAX, open_below, read_changes
 from jitney.errors import NotFoundError, StorageFullError
 from jitney.values.volumes import Entry, Kind
 
@@ -154,13 +155,59 @@ def test_what_a_mount_has_written_is_read_once(tmp_path):
         ("d", Kind.DIR), ("d/f", Kind.FILE), ("l", Kind.SYMLINK),
     ]  # fmt: skip
     assert found.removes == ["gone"]
-    assert found.sources == {"d/f": tmp_path / "d/f"}
+    assert found.files == {"d/f"}
     assert read_changes(tmp_path, found.stamps).is_empty
     (tmp_path / "d/f").write_text("another")
     (tmp_path / "l").unlink()
     again = read_changes(tmp_path, found.stamps)
     assert [entry.path for entry in again.puts] == ["d/f"]
     assert again.removes == ["l"]
+
+
+def test_what_no_volume_can_hold_is_passed_over(tmp_path):
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    (tmp_path / "kept").write_text("kept")
+    os.symlink(b"\xff", os.fsencode(tmp_path) + b"/l")
+    deep = tmp_path
+    for _ in range(DEPTH_MAX + 5):
+        deep = deep / "d"
+        deep.mkdir()
+    found = read_changes(tmp_path, {})
+    assert {entry.path for entry in found.puts if "d" not in entry.path.split("/")} == {"kept"}
+    assert max(entry.path.count("/") for entry in found.puts) < DEPTH_MAX
+    for entry in found.puts:
+        entry.path.encode()
+
+
+@pytest.mark.parametrize("path", ["d/secret", "link", "pipe", "../outside/secret"])
+def test_no_link_leads_out_of_what_is_read(tmp_path, path):
+    upper, outside = tmp_path / "upper", tmp_path / "outside"
+    for folder in (upper, outside):
+        folder.mkdir()
+    (outside / "secret").write_text("of the machine")
+    os.symlink(outside, upper / "d")
+    os.symlink(outside / "secret", upper / "link")
+    os.mkfifo(upper / "pipe")
+    with pytest.raises(OSError, match=r"secret|link|pipe|d'"):
+        os.close(open_below(upper, path))
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_read_is_not_followed(tmp_path, monkeypatch):
+    upper, outside = tmp_path / "upper", tmp_path / "outside"
+    for folder in (upper / "d", outside):
+        folder.mkdir(parents=True)
+    (outside / "secret").write_text("of the machine")
+    real = os.scandir
+
+    def swapping(what):
+        found = list(real(what))
+        if (upper / "d").is_dir() and not (upper / "d").is_symlink():
+            (upper / "d").rmdir()
+            os.symlink(outside, upper / "d")
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr(os, "scandir", swapping)
+    assert "d/secret" not in {entry.path for entry in read_changes(upper, {}).puts}
 
 
 def test_an_opaque_folder_replaces_what_was_there(tmp_path):

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from jitney.core.layers import STACK_MAX
 from jitney.drivers.trees.localdir import LocalTrees
 from jitney.errors import ConnectionError, InvalidError
 from jitney.ports.mounting import MountBusy
@@ -18,7 +20,7 @@ from jitney.wire.home import Home
 from jitney.wire.messages import mounts as mm
 from jitney.wire.messages import workers
 from jitney.worker import mounts as module
-from jitney.worker.mounts import STACK_MAX, Mounts
+from jitney.worker.mounts import Mounts
 
 VOLUME = f"vo-{'0' * 22}"
 HANDLE = ContainerHandle(container_id="ta-1", pid=1, start_ticks=1)
@@ -79,6 +81,9 @@ class Runtime:
     def capabilities(self):
         return Capabilities(name=Isolation.NAMESPACES, isolation=True, memory_limit=True, process_limit=True)
 
+    async def discard(self, container_id=""):
+        shutil.rmtree(self.home.uppers / container_id, ignore_errors=True)
+
     async def remount(self, handle, mounted):
         if self.busy:
             raise MountBusy("files are open")
@@ -95,6 +100,7 @@ class Stage:
         self.home = Home(root)
         self.server = Server(self.home)
         self.runtime = runtime or Runtime()
+        self.runtime.home = self.home
         self.reports = []
         files = self.home.volumes / WORKSPACE / "files"
         self.trees = LocalTrees(self.home.trees, lambda digest: files / digest)
@@ -218,10 +224,10 @@ def test_a_file_that_is_being_written_to_comes_with_the_next_commit(stage, monke
         growing.write_text("be")
         copied = module._copy_whole
 
-        def copy(source: Path, target: Path, stamp):
-            if source == growing:
+        def copy(reading, target: Path, stamp):
+            if stamp.inode == growing.stat().st_ino:
                 growing.write_text("begun")
-            return copied(source, target, stamp)
+            return copied(reading, target, stamp)
 
         monkeypatch.setattr(module, "_copy_whole", copy)
         await stage.sync()
@@ -304,5 +310,47 @@ def test_what_a_killed_worker_left_is_removed(stage):
         (stage.home.uppers / "ta-9" / "0").mkdir(parents=True)
         await stage.mounts.reap()
         assert not stage.home.uppers.exists()
+
+    run(story())
+
+
+def test_what_cannot_even_be_said_does_not_hold_up_the_end(stage, caplog):
+    async def story():
+        await stage.start()
+        os.mkdir(os.fsencode(stage.upper()) + b"/\xff")
+        (stage.upper() / "new").write_text("kept")
+        await stage.mounts.ended("ta-1")
+        assert stage.server.versions[-1] == {"new": "kept"}
+
+        async def broken(method, message):
+            raise RuntimeError("a bug")
+
+        await stage.start("ta-2")
+        (stage.upper("ta-2") / "new").write_text("lost")
+        stage.mounts._request = broken
+        await stage.mounts.ended("ta-2")
+        assert "a bug" in caplog.text
+        assert not (stage.home.uppers / "ta-2").exists()
+
+    run(story())
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(stage, tmp_path, monkeypatch):
+    secret = tmp_path / "secret"
+    secret.write_text("of the machine")
+
+    async def story():
+        await stage.start()
+        (stage.upper() / "a").write_text("mine")
+        found = await stage.trees.changes(stage.upper(), {})
+        (stage.upper() / "a").unlink()
+        os.symlink(secret, stage.upper() / "a")
+
+        async def changes(upper, known):
+            return found
+
+        monkeypatch.setattr(stage.trees, "changes", changes)
+        await stage.sync()
+        assert "of the machine" not in stage.server.versions[-1].values()
 
     run(story())

@@ -2,10 +2,11 @@
 
 1. A launch with `mounts` starts with them in place; where one cannot be made, the start fails (StartFailed).
 2. `remount` replaces one of them in a container that runs: afterwards it shows the given layers, and what the
-   container had written is still above them.
+   container had written is still above them. For a moment in between, its other threads and processes see an empty
+   folder there.
 3. MountBusy: files in it are open. Nothing has changed.
 4. What a container has written stays in the folder of its `upper` (below the server folder's `uppers`) when it has
-   ended, for whoever asked for the mount to look at and remove.
+   ended, for whoever asked for the mount to look at, until `discard`.
 """
 
 from __future__ import annotations
@@ -35,3 +36,6 @@ class Mounting(Protocol):
             MountBusy: files in it are open.
             MountFailed: it cannot be made, or the container has ended.
         """
+
+    async def discard(self, container_id: str = "") -> None:
+        """Remove what a container that has ended has written to volumes; "": what all have, as none runs."""

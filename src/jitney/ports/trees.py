@@ -6,13 +6,15 @@ overlay mounts have them. So a commit adds a layer, and a mount of any size cost
  1. What `layers` names is there, whole, and is never changed; files in it are those of the contents, not copies.
  2. `extend` and `restack` are atomic: after a kill the volume is at its old version or at the new one.
  3. They may be repeated: what is laid out already is left alone.
- 4. `changes` reads a folder that others are writing to: a file that changes meanwhile is left to the next reading.
+ 4. `changes` and `open` read a folder that hostile code is writing to: no link in it is followed, and what no volume
+    can hold is passed over. A file that changes meanwhile looks otherwise afterwards (Stamp).
  5. A version that is not in the stack is laid out on its own by `lay_out`.
  6. `collect` removes what neither the stack has nor anybody in `in_use`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -28,13 +30,18 @@ class Stamp(NamedTuple):
     mtime_ns: int
     ctime_ns: int
 
+    @classmethod
+    def of(cls, seen: os.stat_result) -> Stamp:
+        """That of a file."""
+        return cls(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
 
 class Changes(NamedTuple):
-    """What a writable layer has that was not known. `sources`: the files of those puts that are files."""
+    """What a writable layer has that was not known. `files`: the paths of those puts that are files."""
 
     puts: list[Entry]  # without digests
     removes: list[str]
-    sources: dict[str, Path]
+    files: set[str]
     stamps: dict[str, Stamp]  # of everything in the layer
 
     @property
@@ -71,6 +78,13 @@ class Trees(Protocol):
 
     async def changes(self, upper: Path, known: Mapping[str, Stamp]) -> Changes:
         """What is in a writable layer and was not, or looked otherwise."""
+
+    def open(self, upper: Path, path: str) -> int:
+        """A descriptor for reading a file of a writable layer, whatever others put in its place meanwhile.
+
+        Raises:
+            OSError: there is no file at that path (any more).
+        """
 
     async def collect(self, volume_id: str, in_use: Collection[str]) -> int:
         """Remove layers that nobody has; how many."""

@@ -5,24 +5,24 @@ comes with a `reload`. What it writes goes to a folder of its own (`upper`), and
 when the container asks for it, every COMMIT_EVERY_S, and at its end. Files are read while the container may be writing
 to them: one that changes meanwhile is left to the next commit, and the last one reads what nobody writes to any more.
 
-The stack of a volume's layers (ports.trees) grows by one with each version that is mounted here, and is made anew when
-it is STACK_MAX high.
+The stack of a volume's layers (ports.trees) grows by one with each version that is mounted here, until it is made anew
+(core.layers).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
+from jitney.core.layers import Laying, laying
 from jitney.errors import ConnectionError, ExecutionError, JitneyError, NotFoundError, UnsupportedError, VolumeBusyError
 from jitney.ports.mounting import MountBusy, MountFailed, Mounting
 from jitney.ports.runtime import ContainerHandle, Runtime, StartFailed
@@ -37,7 +37,6 @@ from jitney.wire.methods import VOLUME_COMMIT_WRITTEN, VOLUME_DIFF, VOLUME_HEADS
 log = logging.getLogger("jitney.worker")
 
 COMMIT_EVERY_S = 5.0
-STACK_MAX = 24
 RETRY_S = 0.5
 ATTEMPTS_MAX = 240  # of the last commit, while the server is away: two minutes
 
@@ -93,9 +92,9 @@ class Mounts:
         """Remove what an earlier run left. What its containers had not committed is lost with them."""
         if self._own_trees is None:
             return 0
-        count = await self._own_trees.reap()
-        await asyncio.to_thread(shutil.rmtree, self._home.uppers, True)
-        return count
+        if isinstance(self._runtime, Mounting):
+            await self._runtime.discard()
+        return await self._own_trees.reap()
 
     # -------------------------------------------------------------------------------------------- starting
 
@@ -148,15 +147,15 @@ class Mounts:
             if found:
                 return found
             old = self._trees.laid_out(volume_id)
-            if not is_head or version < old:
-                diff = await self._diff(volume_id, 0, version)
+            height = len(self._trees.layers(volume_id, old))
+            how = laying(version, is_newest=is_head, stacked=old, height=height)
+            diff = await self._diff(volume_id, old if how is Laying.EXTEND else 0, version)
+            if how is Laying.ALONE:
                 await self._trees.lay_out(volume_id, version, diff.puts)
-            elif len(self._trees.layers(volume_id, old)) >= STACK_MAX:
-                diff = await self._diff(volume_id, 0, version)
+            elif how is Laying.RESTACK:
                 await self._trees.restack(volume_id, version, diff.puts)
                 await self._trees.collect(volume_id, self._layers_in_use(volume_id))
             else:
-                diff = await self._diff(volume_id, old, version)
                 await self._trees.extend(volume_id, version, diff.puts, diff.removes)
             return self._trees.layers(volume_id, version)
 
@@ -181,7 +180,7 @@ class Mounts:
             for live in lives:
                 try:
                     await self._commit(handle.container_id, live)
-                except (JitneyError, OSError) as error:
+                except Exception as error:  # the next time may do better
                     log.warning("commit_failed container=%s reason=%s", handle.container_id, error)
 
     async def sync(self, command: workers.SyncMount) -> None:
@@ -232,7 +231,7 @@ class Mounts:
             changes = await self._trees.changes(live.upper, live.stamps)
             if changes.is_empty:
                 return Committed(version=live.mounted.version, changed=False)
-            puts, stamps = await asyncio.to_thread(self._leave, changes, live.mounted.sub_path)
+            puts, stamps = await asyncio.to_thread(self._leave, live.upper, changes, live.mounted.sub_path)
             removes = tuple(_below(live.mounted.sub_path, path) for path in changes.removes)
             committed: Committed = await self._request(
                 VOLUME_COMMIT_WRITTEN,
@@ -248,7 +247,9 @@ class Mounts:
             live.stamps = stamps
             return committed
 
-    def _leave(self, changes: Changes, sub_path: str) -> tuple[tuple[mm.MountedPut, ...], dict[str, Stamp]]:
+    def _leave(
+        self, upper: Path, changes: Changes, sub_path: str
+    ) -> tuple[tuple[mm.MountedPut, ...], dict[str, Stamp]]:
         """Copy the files that changed to where the server takes them from. Blocks."""
         folder = self._home.volumes / WORKSPACE / "incoming"
         folder.mkdir(parents=True, exist_ok=True)
@@ -256,17 +257,24 @@ class Mounts:
         puts = []
         for entry in changes.puts:
             put = msgspec.structs.replace(entry, path=_below(sub_path, entry.path))
-            source = changes.sources.get(entry.path)
-            if source is None:
+            if entry.path not in changes.files:
                 puts.append(mm.MountedPut(entry=put))
                 continue
-            name = hashlib.sha256(secrets.token_bytes(16)).hexdigest()[:32]
-            size = _copy_whole(source, folder / name, changes.stamps[entry.path])
-            if size is None:
+            name = secrets.token_hex(16)
+            if self._copy(upper, entry.path, folder / name, changes.stamps[entry.path]):
+                puts.append(mm.MountedPut(entry=put, incoming=name))
+            else:
                 stamps.pop(entry.path, None)  # it is being written to: next time
-                continue
-            puts.append(mm.MountedPut(entry=msgspec.structs.replace(put, size=size), incoming=name))
         return tuple(puts), stamps
+
+    def _copy(self, upper: Path, path: str, target: Path, stamp: Stamp) -> bool:
+        """Copy a file that others may write to; False where it is not, or is no more, as it was when it was found."""
+        try:
+            descriptor = self._trees.open(upper, path)
+        except OSError:
+            return False
+        with open(descriptor, "rb") as reading:
+            return _copy_whole(reading, target, stamp)
 
     # -------------------------------------------------------------------------------------------- ending
 
@@ -277,8 +285,8 @@ class Mounts:
         for live in lives:
             if live.upper is not None:
                 await self._commit_last(container_id, live)
-        if lives:
-            await asyncio.to_thread(_remove, self._home.uppers / container_id)
+        if lives and isinstance(self._runtime, Mounting):
+            await self._runtime.discard(container_id)
 
     async def _commit_last(self, container_id: str, live: Live) -> None:
         for _ in range(ATTEMPTS_MAX):
@@ -289,6 +297,9 @@ class Mounts:
             except (JitneyError, OSError) as error:
                 log.error("last_commit_failed container=%s reason=%s", container_id, error)
                 return
+            except Exception:  # whatever it is, the container has ended, and that has to be told
+                log.exception("last_commit_failed container=%s", container_id)
+                return
             else:
                 return
 
@@ -297,27 +308,14 @@ def _below(sub_path: str, path: str) -> str:
     return f"{sub_path}/{path}" if sub_path else path
 
 
-def _copy_whole(source: Path, target: Path, stamp: Stamp) -> int | None:
-    """Copy a file that others may write to: its size, or None where it changed meanwhile."""
-    try:
-        with open(source, "rb") as reading, open(target, "xb") as writing:
-            shutil.copyfileobj(reading, writing, 1 << 20)
-            writing.flush()
-            seen = os.fstat(reading.fileno())
-            size = writing.tell()
-    except FileNotFoundError:
-        return None
-    if (seen.st_size, seen.st_mtime_ns) != (stamp.size, stamp.mtime_ns) or size != stamp.size:
-        target.unlink(missing_ok=True)
-        return None
-    return size
-
-
-def _remove(folder: Path) -> None:
-    def permit(function: Callable[..., Any], path: str, _error: object) -> None:
-        os.chmod(os.path.dirname(path), 0o700)
-        os.chmod(path, 0o700)
-        function(path)
-
-    if folder.is_dir():
-        shutil.rmtree(folder, onerror=permit)
+def _copy_whole(reading: BinaryIO, target: Path, stamp: Stamp) -> bool:
+    """Copy what is open; False, and nothing is left, where it does not look as `stamp` says, before or after."""
+    if Stamp.of(os.fstat(reading.fileno())) != stamp:
+        return False
+    with open(target, "xb") as writing:
+        shutil.copyfileobj(reading, writing, 1 << 20)
+        size = writing.tell()
+    if Stamp.of(os.fstat(reading.fileno())) == stamp and size == stamp.size:
+        return True
+    target.unlink()
+    return False

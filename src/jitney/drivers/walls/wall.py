@@ -168,14 +168,14 @@ class Wall:
         (pidfd,) = await self._ask(f"pod {name}", message)
         return Pod(name, pidfd)
 
-    async def mount(self, pod: Pod, folders: list[str], mounts: list[dict[str, Any]]) -> None:
+    async def mount(self, pod: Pod, mounts: list[dict[str, Any]]) -> None:
         """Attach mounts in a pod (runner.wall.mounting has what they are).
 
         Raises:
             WallFailed: one could not be; `code` is EBUSY where files of what was there are open.
             WallGone: the warden has ended.
         """
-        message = {"kind": "mount", "pod": pod.name, "folders": folders, "mounts": mounts}
+        message = {"kind": "mount", "pod": pod.name, "mounts": mounts}
         await self._ask(f"mounted {pod.name}", message, [pod.pidfd])
 
     async def start(

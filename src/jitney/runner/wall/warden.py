@@ -10,7 +10,7 @@ Messages on its socket (frames as in runner.template_protocol; descriptors come 
                                                             it may is a profile of runner.wall.filters, and capabilities
       enter     {"process", "argv", "env", "cwd", "descriptors": n, "tty": [rows, columns] or null, "joins": n}
                                                             descriptors: the pod, the process's, the control groups
-      mount     {"pod", "folders": [...], "mounts": [...]}  what comes into a pod later (runner.wall.mounting);
+      mount     {"pod", "mounts": [...]}                    what comes into a pod later (runner.wall.mounting);
                                                             descriptor: the pod
     warden -> worker
       hub       {"message": "" or what went wrong}
@@ -131,7 +131,6 @@ class Warden:
         (where,) = self._take(1)
         reason, code = "", 0
         try:
-            _make_folders(message["folders"])
             mounting.mount(where, self._own_mounts, message["mounts"])
         except OSError as error:
             reason, code = str(error) or repr(error), errno.EBUSY if error.errno == errno.EBUSY else 0

@@ -247,6 +247,10 @@ class NamespacesRuntime:
         except WallFailed as error:
             raise (MountBusy if error.code == errno.EBUSY else MountFailed)(str(error)) from error
 
+    async def discard(self, container_id: str = "") -> None:
+        """See ports.mounting."""
+        await asyncio.to_thread(self._machine.remove_tree, self._home.uppers / container_id)
+
     def template_pid(self, spec: TemplateSpec) -> int | None:
         """The process of an open template: for tests that kill it."""
         opened = self._templates.find(spec)

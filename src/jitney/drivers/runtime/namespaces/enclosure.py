@@ -223,7 +223,7 @@ class Enclosure:
         for one in mounts:
             if one.upper:
                 self._make_upper(one.upper)
-        await self.wall.mount(pod, [], [render.render_mount(one, replaces=replaces) for one in mounts])
+        await self.wall.mount(pod, [render.render_mount(one, replaces=replaces) for one in mounts])
 
     def _make_upper(self, upper: str) -> None:
         for name in ("upper", "work"):

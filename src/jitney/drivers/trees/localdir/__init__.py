@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from jitney.drivers.trees.localdir.layer import Builder, read_changes
+from jitney.drivers.trees.localdir.layer import Builder, open_below, read_changes
 from jitney.errors import StorageError, StorageFullError
 from jitney.ports.trees import Changes, Stamp
 from jitney.values import ids
@@ -98,6 +98,10 @@ class LocalTrees:
     async def changes(self, upper: Path, known: Mapping[str, Stamp]) -> Changes:
         """See the port."""
         return await asyncio.to_thread(read_changes, upper, known)
+
+    def open(self, upper: Path, path: str) -> int:
+        """See the port."""
+        return open_below(upper, path)
 
     async def collect(self, volume_id: str, in_use: Collection[str]) -> int:
         """See the port."""

@@ -20,6 +20,7 @@ from jitney.ports.trees import Changes, Stamp
 from jitney.values.volumes import DIR_MODE, FILE_MODE, MODE_MAX, Entry, Kind
 
 EXECUTABLE = 0o111
+DEPTH_MAX = 128  # folders in folders; what is deeper is passed over
 OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")  # a folder that hides what is below it
 
 
@@ -101,13 +102,17 @@ class Builder:
 
 
 def read_changes(upper: Path, known: Mapping[str, Stamp]) -> Changes:
-    """See ports.trees.Trees.changes. What is no file, folder or link (sockets, devices) is passed over."""
+    """See ports.trees.Trees.changes.
+
+    What is no file, folder or link (sockets, devices) is passed over, and so is what no volume can hold: names and
+    links that are not UTF-8, and what is too deep.
+    """
     puts: list[Entry] = []
     removes: list[str] = []
-    sources: dict[str, Path] = {}
+    files: set[str] = set()
     stamps: dict[str, Stamp] = {}
-    for path, found, seen in _walk(str(upper), ""):
-        stamp = stamps[path] = Stamp(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    for path, folder, name, seen in _walk(upper):
+        stamp = stamps[path] = Stamp.of(seen)
         kind = stat.S_IFMT(seen.st_mode)
         if kind == stat.S_IFDIR:
             stamp = stamps[path] = Stamp(seen.st_ino, 0, 0, 0)  # its times change with what is in it
@@ -115,43 +120,112 @@ def read_changes(upper: Path, known: Mapping[str, Stamp]) -> Changes:
             continue
         mode = seen.st_mode & MODE_MAX
         if kind == stat.S_IFDIR:
-            if _is_opaque(found):
+            if _is_opaque(folder, name):
                 removes.append(path)
             puts.append(Entry(path=path, kind=Kind.DIR, mode=mode))
         elif kind == stat.S_IFLNK:
-            puts.append(Entry(path=path, kind=Kind.SYMLINK, target=os.readlink(found), mtime_ns=seen.st_mtime_ns))
+            target = _target(folder, name)
+            if target:
+                puts.append(Entry(path=path, kind=Kind.SYMLINK, target=target, mtime_ns=seen.st_mtime_ns))
         elif kind == stat.S_IFREG:
-            sources[path] = Path(found)
+            files.add(path)
             puts.append(Entry(path=path, size=seen.st_size, mode=mode, mtime_ns=seen.st_mtime_ns))
         elif kind == stat.S_IFCHR and seen.st_rdev == 0:
             removes.append(path)
     removes += [path for path in known if path not in stamps]  # made since the last reading, and removed again
-    return Changes(puts, removes, sources, stamps)
+    return Changes(puts, removes, files, stamps)
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, str, os.stat_result]]:
+def open_below(upper: Path, path: str) -> int:
+    """A descriptor of a file for reading. Others change what is there meanwhile: no link is followed on the way.
+
+    Raises:
+        OSError: there is no file at that path (any more).
+    """
+    *folders, name = path.split("/")
+    if {"", ".", ".."} & {*folders, name}:
+        raise OSError(errno.EINVAL, f"{path!r} is no path in a volume")
+    folder = os.open(upper, _FOLDER)
+    try:
+        for one in folders:
+            folder, above = os.open(one, _FOLDER, dir_fd=folder), folder
+            os.close(above)
+        found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise OSError(errno.EINVAL, f"{path!r} is no file")
+    return found
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+Found = tuple[str, int, str, os.stat_result]  # path, descriptor of its folder, name, how it looks
+
+
+def _walk(root: Path) -> Iterator[Found]:
     """Everything below a folder that others change meanwhile; folders before what is in them."""
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(entries, key=lambda entry: entry.name)
+        folder = os.open(root, _FOLDER)
     except OSError:
-        return  # it has gone
-    for entry in names:
-        path = f"{prefix}{entry.name}"
-        try:
-            seen = entry.stat(follow_symlinks=False)
-        except OSError:
-            continue
-        yield path, entry.path, seen
-        if stat.S_ISDIR(seen.st_mode):
-            yield from _walk(entry.path, f"{path}/")
+        return  # nothing was written yet
+    yield from _below(folder, "", DEPTH_MAX)
 
 
-def _is_opaque(folder: str) -> bool:
-    for name in OPAQUE:
-        try:
-            if os.getxattr(folder, name, follow_symlinks=False) == b"y":
-                return True
-        except OSError:
-            continue
-    return False
+def _below(folder: int, prefix: str, depth: int) -> Iterator[Found]:
+    """As `_walk`; by descriptors, so that no link put in a folder's place is followed. Closes `folder`."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in filter(_is_text, names):
+            path = f"{prefix}{name}"
+            try:
+                seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                inner = os.open(name, _FOLDER, dir_fd=folder) if stat.S_ISDIR(seen.st_mode) and depth > 1 else -1
+            except OSError:
+                continue  # it has gone, or is something else by now
+            try:
+                yield path, folder, name, seen
+            except BaseException:
+                if inner >= 0:
+                    os.close(inner)
+                raise
+            if inner >= 0:
+                yield from _below(inner, f"{path}/", depth - 1)
+    finally:
+        os.close(folder)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _target(folder: int, name: str) -> str:
+    """Of a link; "" where it has gone, or is not UTF-8."""
+    try:
+        target = os.readlink(name, dir_fd=folder)
+    except OSError:
+        return ""
+    return target if _is_text(target) else ""
+
+
+def _is_opaque(folder: int, name: str) -> bool:
+    try:
+        found = os.open(name, _FOLDER, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        return any(_has_attribute(found, attribute) for attribute in OPAQUE)
+    finally:
+        os.close(found)
+
+
+def _has_attribute(descriptor: int, attribute: str) -> bool:
+    try:
+        return os.getxattr(descriptor, attribute) == b"y"
+    except OSError:
+        return False
