@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jitney.drivers.runtime.oci import where
+from jitney.testing.processes import bystanders
 
 START_S = 20.0
+# What an engine leaves behind stays below it, though this process adopts orphans in some tests.
+ADOPTS_ORPHANS = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 def why_not(kind: str) -> str:
@@ -47,17 +51,21 @@ def engine(kind: str) -> Iterator[str]:
     try:
         with open(folder / "log", "wb") as log:
             for argv, ready in (_docker if kind == "docker" else _podman)(folder, path):
-                processes.append(subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True))
+                command = [sys.executable, "-c", ADOPTS_ORPHANS, *argv]
+                started = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+                bystanders.add(started.pid)
+                processes.append(started)
                 _wait_for(ready, processes[-1], folder / "log")
         yield str(path)
     finally:
-        for process in reversed(processes):
-            process.send_signal(signal.SIGTERM)
+        for one in reversed(processes):
+            one.send_signal(signal.SIGTERM)
             try:
-                process.wait(START_S)
+                one.wait(START_S)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                one.kill()
+                one.wait()
+            bystanders.discard(one.pid)
         _unmount(folder)
         shutil.rmtree(folder, ignore_errors=True)
 

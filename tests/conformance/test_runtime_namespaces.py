@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.namespaces import NamespacesRuntime
 from jitney.drivers.walls.probe import probe
 from jitney.testing.conformance.runtime import Module, Program, RuntimeContract
-from jitney.testing.processes import open_stage
+from jitney.testing.processes import descendants, open_stage
 from jitney.values.containers import Launch
 from jitney.values.isolation import Isolation
 
@@ -44,7 +43,7 @@ class Stage(ProcessStage):
 
     def left_overs(self) -> list[str]:
         spared, folders = self.runtime.infrastructure()
-        pids = [pid for pid in procfs.tree(os.getpid())[1:] if pid not in spared | self._before and not _has_ended(pid)]
+        pids = [pid for pid in descendants() if pid not in spared | self._before and not _has_ended(pid)]
         found = []
         for wall in Path(self.home.containers).iterdir():
             if wall.name not in folders:

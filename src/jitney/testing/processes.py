@@ -40,6 +40,17 @@ def wait():
 """
 
 
+bystanders: set[int] = (
+    set()
+)  # processes of ours that tests need beside them: neither they nor what is below is looked at
+
+
+def descendants() -> list[int]:
+    """What this process has started, or has adopted from what it started; without bystanders."""
+    spared = {pid for one in bystanders for pid in procfs.tree(one)}
+    return [pid for pid in procfs.tree(os.getpid())[1:] if pid not in spared]
+
+
 class RunnerPeer(asyncio.Protocol):
     """The server's end of one runner link: says WELCOME, and sends one input when the container is ready."""
 
@@ -74,7 +85,7 @@ class ProcessStage:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._before = set(procfs.tree(os.getpid()))
+        self._before = set(descendants())
         for folder in (home.root, home.containers, home.images, home.sources, home.socket().parent):
             folder.mkdir(parents=True, exist_ok=True)
         self.runtime = self.make_runtime()
@@ -139,7 +150,7 @@ class ProcessStage:
     def left_overs(self) -> list[str]:
         """Descendants that this process has had since the stage was made, templates apart, and scratch folders."""
         spared = self.runtime.template_pids() | self._before
-        pids = [pid for pid in procfs.tree(os.getpid())[1:] if pid not in spared]
+        pids = [pid for pid in descendants() if pid not in spared]
         folders = [str(path) for path in self.home.containers.glob("ta-*")]
         return [f"process {pid}" for pid in pids] + folders
 

@@ -12,13 +12,12 @@ import os
 import signal
 import socket
 import subprocess
-from array import array
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.exits import collect, exit_of, watch_exit
+from jitney.drivers.runtime.forking.sending import Sender
 from jitney.drivers.walls.launchers import Launcher
 from jitney.runner import template_protocol as protocol
 from jitney.values.containers import Exit
@@ -119,7 +118,7 @@ class Wall:
         self._children: dict[str, WallChild] = {}
         self._splitter = protocol.Splitter()
         self._descriptors: list[int] = []
-        self._unsent: deque[tuple[memoryview, list[int]]] = deque()
+        self._sender: Sender | None = None
 
     async def open(self, launcher: Launcher, wall: dict[str, Any]) -> None:
         """Have the launcher make it.
@@ -130,7 +129,8 @@ class Wall:
         self._control = launcher.control
         self._loop.add_reader(self._control, self._on_readable)
         watch_exit(launcher.process.pid, lambda: self._launched(launcher.process))
-        self._send({"kind": "wall", **wall})
+        self._sender = Sender(launcher.control)
+        self._sender.send({"kind": "wall", **wall})
         try:
             self.pid = await asyncio.shield(self._warden)
         except BaseException:
@@ -188,49 +188,22 @@ class Wall:
             WallGone: the warden has ended.
         """
         request = {"kind": kind, "process": name, **message}
-        pidfd, *others = await self._ask(f"started {name}", request, list(descriptors))
+        pidfd, *others = await self._ask(f"started {name}", request, descriptors)
         child = self._children[name]
         child.pid, child._pidfd = procfs.pid_of(pidfd), pidfd
         return child, others
 
-    async def _ask(self, key: str, message: dict[str, Any], descriptors: list[int] | None = None) -> list[int]:
-        if not self.is_alive:
+    async def _ask(self, key: str, message: dict[str, Any], descriptors: Sequence[int] = ()) -> list[int]:
+        if not self.is_alive or self._sender is None:
             raise WallGone
         answer: asyncio.Future[list[int]] = self._loop.create_future()
         self._answers[key] = answer
         if key.startswith("started "):
             self._children[key.partition(" ")[2]] = WallChild(0, -1)
-        self._send(message, descriptors)
+        self._sender.send(message, descriptors)
         return await answer
 
     # -------------------------------------------------------------------------------------------- the socket
-
-    def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
-        # Duplicates, so that the caller may close its own as soon as it likes.
-        kept = [os.dup(one) for one in descriptors or ()]
-        self._unsent.append((memoryview(protocol.pack(message)), kept))
-        if len(self._unsent) == 1:
-            self._flush()
-
-    def _flush(self) -> None:
-        assert self._control is not None
-        while self._unsent:
-            frame, descriptors = self._unsent[0]
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-            try:
-                sent = self._control.sendmsg([frame], rights)
-            except BlockingIOError:
-                self._loop.add_writer(self._control, self._flush)
-                return
-            except OSError:
-                sent = len(frame)  # it has died: its end tells those who wait
-            for one in descriptors:
-                os.close(one)
-            if sent < len(frame):
-                self._unsent[0] = (frame[sent:], [])
-            else:
-                self._unsent.popleft()
-        self._loop.remove_writer(self._control)
 
     def _on_readable(self) -> None:
         assert self._control is not None
@@ -317,7 +290,8 @@ class Wall:
             collect(self.pid)
         if self._control is not None:
             self._loop.remove_reader(self._control)
-            self._loop.remove_writer(self._control)
+            if self._sender is not None:
+                self._sender.close()
             self._control.close()
         for answer in self._answers.values():
             if not answer.done():

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from array import array
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jitney.drivers.runtime.forking.sending import Sender
 from jitney.runner import template_protocol as protocol
 
 READ_BYTES = 64 * 1024
@@ -26,37 +24,15 @@ class Channel:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._splitter = protocol.Splitter()
-        self._unsent: deque[tuple[memoryview, list[int]]] = deque()
+        self._sender = Sender(sock)
         self.is_open = True
         sock.setblocking(False)
         self._loop.add_reader(sock, self._on_readable)
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Say it; the descriptors are duplicated, and may be closed at once."""
-        if not self.is_open:
-            return
-        self._unsent.append((memoryview(protocol.pack(message)), [os.dup(one) for one in descriptors]))
-        if len(self._unsent) == 1:
-            self._flush()
-
-    def _flush(self) -> None:
-        while self._unsent:
-            frame, descriptors = self._unsent[0]
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-            try:
-                sent = self._sock.sendmsg([frame], rights)
-            except BlockingIOError:
-                self._loop.add_writer(self._sock, self._flush)
-                return
-            except OSError:
-                sent = len(frame)  # it is gone: the end of the stream tells
-            for one in descriptors:
-                os.close(one)
-            if sent < len(frame):
-                self._unsent[0] = (frame[sent:], [])
-            else:
-                self._unsent.popleft()
-        self._loop.remove_writer(self._sock)
+        if self.is_open:
+            self._sender.send(message, descriptors)
 
     def _on_readable(self) -> None:
         try:
@@ -79,10 +55,6 @@ class Channel:
             return
         self.is_open = False
         self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._sender.close()
         self._sock.close()
-        for _, descriptors in self._unsent:
-            for one in descriptors:
-                os.close(one)
-        self._unsent.clear()
         self._on_end()
