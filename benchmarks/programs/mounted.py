@@ -52,15 +52,16 @@ def scattered(path):
 
 @app.function(volumes={"/data": volume}, timeout=600)
 def read():
-    beside = "/var/tmp/large"
-    with open("/data/large", "rb") as source, open(beside, "wb") as target:
-        while piece := source.read(1 << 20):
-            target.write(piece)
     figures = []
-    for measure in (sequential, scattered):
-        measure("/data/large"), measure(beside)
-        pairs = [(measure("/data/large"), measure(beside)) for _ in range(5)]
-        figures += [statistics.median(one) for one in zip(*pairs, strict=True)]
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        beside = os.path.join(folder, "large")
+        with open("/data/large", "rb") as source, open(beside, "wb") as target:
+            while piece := source.read(1 << 20):
+                target.write(piece)
+        for measure in (sequential, scattered):
+            measure("/data/large"), measure(beside)
+            pairs = [(measure("/data/large"), measure(beside)) for _ in range(5)]
+            figures += [statistics.median(one) for one in zip(*pairs, strict=True)]
     return figures
 
 

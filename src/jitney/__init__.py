@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jitney import errors as exception
     from jitney.client.app import App as App
+    from jitney.client.buckets import CloudBucketMount as CloudBucketMount
     from jitney.client.calls import FunctionCall as FunctionCall
     from jitney.client.cls import Cls as Cls
     from jitney.client.dicts import Dict as Dict
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "App": "jitney.client.app",
+    "CloudBucketMount": "jitney.client.buckets",
     "Cls": "jitney.client.cls",
     "Dict": "jitney.client.dicts",
     "Error": "jitney.errors:JitneyError",
@@ -79,6 +81,7 @@ _WHERE = {
 
 __all__ = [
     "App",
+    "CloudBucketMount",
     "Cls",
     "Dict",
     "Error",

@@ -14,7 +14,10 @@
     │   └── QueueFullError          queue_full           429    the partition has no room (also `queue.Full`)
     ├── StorageError                storage              503    the server's disk failed; it takes nothing more
     │   ├── StorageFullError        storage_full         507    the disk is full; nothing was recorded
-    │   └── StorageCorruptError     storage_corrupt      500    the store's file is damaged; nothing is made anew
+    │   ├── StorageCorruptError     storage_corrupt      500    the store's file is damaged; nothing is made anew
+    │   └── BucketError             bucket               502    the bucket of volumes' files cannot be used as configured
+    │       ├── BucketAccessError   bucket_access        502    its credentials are missing, wrong, or not for this
+    │       └── BucketUnavailableError  bucket_unavailable  503  it did not answer well in time (retry is safe)
     ├── EncryptionKeyError          encryption_key       503    the key of the secrets is gone, wrong, or not private
     ├── OutputExpiredError          output_expired       410    the result was kept its time and is gone
     ├── TimeoutError                timeout              504    waited as long as asked
@@ -172,6 +175,28 @@ class StorageCorruptError(StorageError):
     code = "storage_corrupt"
     http_status = 500
     retryable = False
+
+
+class BucketError(StorageError):
+    """The bucket that holds the files of volumes cannot be used: it is not there, or is somebody else's."""
+
+    code = "bucket"
+    http_status = 502
+    retryable = False
+
+
+class BucketAccessError(BucketError):
+    """The bucket refuses the credentials that it was asked with, or there are none."""
+
+    code = "bucket_access"
+
+
+class BucketUnavailableError(BucketError):
+    """The bucket could not be reached, was too slow or failed, also when it was asked again."""
+
+    code = "bucket_unavailable"
+    http_status = 503
+    retryable = True
 
 
 class EncryptionKeyError(JitneyError):

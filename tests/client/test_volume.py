@@ -13,6 +13,7 @@ from jitney.client import session, volume_files
 from jitney.client.portal import PORTAL
 from jitney.client.volume_download import download
 from jitney.drivers.contents.memory import MemoryContents
+from jitney.errors import InvalidError, UnsupportedError
 from jitney.testing.fake_volumes import FakeVolumes
 from jitney.values.volumes import BLOCK_BYTES, Kind, VolumeMount
 
@@ -468,3 +469,112 @@ def test_mounts_that_cannot_be_are_refused(mounts):
     given = {path: volume if one == 1 else one for path, one in mounts.items()} if isinstance(mounts, dict) else mounts
     with pytest.raises(exception.InvalidError, match="volume"):
         jitney.App("a").function(volumes=given)
+
+
+# ---------------------------------------------------------------------------------------------------- options
+
+
+def test_volumes_of_an_app_are_for_all_its_functions(fake, server):
+    shared, own = (jitney.Volume.from_name(name, create_if_missing=True) for name in ("shared", "own"))
+    app = jitney.App("v", volumes={"/data": shared, "/more": shared})
+
+    @app.function(serialized=True, volumes={"/more": own.read_only()})
+    def first():
+        pass
+
+    @app.function(serialized=True)
+    def second():
+        pass
+
+    with pytest.raises(InvalidError, match="inside"):
+        app.function(serialized=True, volumes={"/data/in": own})
+    with app.run():
+        specs = {spec.name.rpartition(".")[2]: spec for spec in server.answers.published[-1].functions}
+        ids = {name: jitney.Volume.from_name(name).info().volume_id for name in ("shared", "own")}
+        assert specs["first"].volumes == (
+            VolumeMount(path="/data", volume_id=ids["shared"]),
+            VolumeMount(path="/more", volume_id=ids["own"], read_only=True),
+        )
+        assert [one.path for one in specs["second"].volumes] == ["/data", "/more"]
+
+
+def test_options_of_a_variant_may_have_other_volumes(fake, server):
+    old, new = (jitney.Volume.from_name(name, create_if_missing=True) for name in ("old", "new"))
+    app = jitney.App("v")
+
+    @app.function(serialized=True, volumes={"/data": old})
+    def f():
+        pass
+
+    binds, real = [], server.answers.function_bind
+    server.answers.function_bind = lambda request, emit: binds.append(request) or real(request, emit)
+    with app.run():
+        f.with_options(volumes={"/new": new.as_model_cache()}, env={"TORCH_HOME": "/mine"}).hydrate()
+        f.with_options(volumes={}).hydrate()
+        f.with_options(timeout=9).hydrate()
+        [other, none, same] = [one.overrides for one in binds]
+        assert other.volumes == (VolumeMount(path="/new", volume_id=new.info().volume_id),)
+        assert (other.env["HF_HUB_CACHE"], other.env["TORCH_HOME"]) == ("/new/huggingface/hub", "/mine")
+        assert (none.volumes, none.env) == ((), None)
+        assert (same.volumes, same.env) == (None, None)
+
+
+def test_a_model_cache_brings_its_variables(fake, server):
+    volume = jitney.Volume.from_name("weights", create_if_missing=True)
+    app = jitney.App("v")
+
+    @app.function(
+        serialized=True,
+        volumes={"/cache": volume.as_model_cache(prefetch=["*.safetensors"])},
+        env={"HF_DATASETS_CACHE": "/elsewhere"},
+    )
+    def f():
+        pass
+
+    with app.run():
+        [spec] = server.answers.published[-1].functions
+    assert spec.env["HF_HUB_CACHE"] == "/cache/huggingface/hub"
+    assert spec.env["HF_DATASETS_CACHE"] == "/elsewhere"
+    assert "HF_HOME" not in spec.env  # the token would be on the volume
+    assert spec.volumes[0].prefetch == ("*.safetensors",)
+    again = pickle.loads(pickle.dumps(volume.as_model_cache(prefetch=["x"])))
+    assert (again._prefetch, again.variables_at("/c")["TORCH_HOME"]) == (("x",), "/c/torch")
+    assert volume.variables_at("/c") == {}
+    for wrong in ("*.bin", [1], [""]):
+        with pytest.raises(InvalidError):
+            volume.with_mount_options(prefetch=wrong)
+
+
+def test_a_cache_of_the_hub_is_kept_with_its_links(fake, tmp_path):
+    """As huggingface_hub lays it out: snapshots are links to blobs."""
+    repo = tmp_path / "hub" / "models--org--name"
+    (repo / "blobs").mkdir(parents=True)
+    (repo / "blobs" / "abc").write_bytes(b"weights")
+    (repo / "snapshots" / "rev1" / "sub").mkdir(parents=True)
+    (repo / "snapshots" / "rev1" / "model.safetensors").symlink_to("../../blobs/abc")
+    (repo / "snapshots" / "rev1" / "sub" / "again.bin").symlink_to("../../../blobs/abc")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("rev1")
+    volume = jitney.Volume.from_name("weights", create_if_missing=True)
+    with volume.batch_upload() as batch:
+        batch.put_directory(tmp_path / "hub", "/huggingface/hub")
+    links = {entry.path: entry.target for entry in volume.iterdir("/") if entry.kind is Kind.SYMLINK}
+    at = "huggingface/hub/models--org--name/snapshots/rev1"
+    assert links == {f"{at}/model.safetensors": "../../blobs/abc", f"{at}/sub/again.bin": "../../../blobs/abc"}
+
+
+def test_what_is_kept_is_set_and_told(server):
+    FakeVolumes(server)
+    volume = jitney.Volume.from_name("v", create_if_missing=True)
+    with pytest.raises(InvalidError):
+        volume.keep(versions=0)
+    default = volume.kept()
+    assert volume.keep(versions=3).days == default.days
+    assert (volume.kept().versions, volume.keep(days=0).days, volume.kept().versions) == (3, 0, 3)
+    assert volume.keep() == default
+
+
+def test_builds_say_that_they_see_no_volume():
+    volume = jitney.Volume.from_name("v")
+    with pytest.raises(UnsupportedError, match="see no volume"):
+        jitney.Image.debian_slim().run_function(test_builds_say_that_they_see_no_volume, volumes={"/v": volume})

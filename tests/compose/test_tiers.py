@@ -8,8 +8,10 @@ from jitney.compose import registry, tier_checks, tiers
 from jitney.compose.config import Config, WorkerConfig
 from jitney.compose.tiers import Tier
 from jitney.drivers.checkpoints.fake import FakeCheckpointer, FakeMachine
+from jitney.drivers.network.none import NoNetwork
+from jitney.drivers.network.veth import VethNetwork
 from jitney.drivers.runtime.gvisor import GvisorRuntime
-from jitney.drivers.runtime.oci import OciRuntime, OciSettings
+from jitney.drivers.runtime.oci import OciRuntime, OciSettings, where
 from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
 
@@ -70,6 +72,29 @@ def test_nothing_stronger_than_a_process_is_built_without_a_wall_where_there_can
 ):
     found = (Tier(isolation=Isolation.NAMESPACES, why=why_no_walls), Tier(isolation=Isolation.PROCESS))
     assert tiers.builds_behind_walls(runtime, lambda: found) is behind_walls
+
+
+@pytest.mark.parametrize(
+    "wanted, driver, is_roots, severity, said",
+    [
+        ("auto", "veth", True, "ok", "restricted by addresses and domains"),
+        ("auto", "veth", False, "warning", "runs without root"),
+        ("auto", "none", True, "warning", "not root"),
+        ("bridge", "veth", True, "warning", "oci_network is 'bridge'"),
+        ("none", "veth", True, "ok", "no network"),
+    ],
+)
+def test_doctor_says_whose_network_containers_of_an_engine_have(
+    monkeypatch, tmp_path, wanted, driver, is_roots, severity, said
+):
+    made = VethNetwork("test") if driver == "veth" else NoNetwork("cut", "install it")
+    monkeypatch.setattr(registry, "network", lambda _: made)
+    monkeypatch.setattr(where, "find", lambda *_, **__: where.Found(path="/x.sock"))
+    monkeypatch.setattr(where, "is_roots", lambda _: is_roots)
+    found = tier_checks.network(Home(tmp_path), Config(worker=WorkerConfig(runtime="oci", oci_network=wanted)))
+    assert (found.id, found.severity) == ("network", severity)
+    assert said in found.what
+    assert ("metadata" in found.why, bool(found.fix)) == (severity == "warning", severity == "warning")
 
 
 def checked(monkeypatch, can, home=None, **worker):

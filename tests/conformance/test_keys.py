@@ -63,9 +63,10 @@ def test_a_damaged_file_is_refused_and_never_written_over(path, damage):
     run(keys.rotate())
     text = path.read_text()
     rows = text.splitlines()
+    other = "A" if rows[1][25] != "A" else "B"
     damaged = {
         "cut": text[:-20],
-        "changed": text.replace(rows[1][25], "A" if rows[1][25] != "A" else "B", 1),
+        "changed": text.replace(rows[1], f"{rows[1][:25]}{other}{rows[1][26:]}"),
         "garbage": text + "what is this\n",
         "swapped": f"{rows[0]}\n{rows[1].split()[0]} {rows[2].split()[1]}\n",
         "empty": "",

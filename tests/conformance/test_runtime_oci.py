@@ -11,6 +11,7 @@ import pytest
 from tests.conformance.engines import engine, why_not
 from tests.conformance.kept import KeptStage, runs_in_its_layers, why_no_layers
 
+from jitney.drivers.network.none import NoNetwork
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.oci import OciRuntime, OciSettings
 from jitney.testing.conformance.interactive import InteractiveContract
@@ -31,12 +32,15 @@ def socket(request):
 
 
 class OciStage(KeptStage):
-    """With an engine that has no network: containers need none here."""
+    """With a network that leads nowhere: containers need none here. As root it is ours, with all that holds it."""
 
     tier = Isolation.OCI
     engine = ""
 
     def make_runtime(self) -> OciRuntime:
+        if os.geteuid() == 0:
+            network = NoNetwork(why="not looked at here", remedy="")
+            return OciRuntime(self.home, settings=OciSettings(socket=self.engine), network=network)
         return OciRuntime(self.home, settings=OciSettings(socket=self.engine, network="none"))
 
     def inside(self, box: str) -> tuple[set[int], list[str]]:

@@ -1,4 +1,4 @@
-"""The contracts of the runtime behind walls once more, by a user without privileges; other tests run as they are."""
+"""The contracts of walls and of mounts once more, by a user without privileges; other tests run as they are."""
 
 import os
 import shutil
@@ -11,7 +11,13 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 NOBODY = 65_533
-SUITES = ("test_runtime_namespaces.py", "test_interactive_namespaces.py", "test_box_namespaces.py")
+SUITES = (
+    "test_runtime_namespaces.py",
+    "test_interactive_namespaces.py",
+    "test_box_namespaces.py",
+    "test_mounting_namespaces.py",
+    "test_mounting_process.py",
+)
 
 
 def as_nobody(*command):

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from jitney.drivers.store.memory import MemoryStore
 from jitney.drivers.store.sqlite import SqliteStore
 from jitney.errors import JitneyError
-from jitney.ports.volumes import Commit, Restore
+from jitney.ports.volumes import Commit, Diff, Restore
 from jitney.testing.conformance.store_volumes import (
     WORKSPACE,
     VolumeContract,
@@ -23,7 +23,7 @@ from jitney.testing.conformance.store_volumes import (
     link,
     volume_id,
 )
-from jitney.values.volumes import Entry
+from jitney.values.volumes import Entry, Retention
 
 
 class TestMemoryVolumes(VolumeContract):
@@ -52,6 +52,17 @@ entries = st.one_of(
 )
 volumes = st.integers(1, 2)
 versions = st.integers(0, 8)
+
+
+async def pages(store, volume, old, new, limit):
+    """A difference, page by page."""
+    puts, removes, after = [], [], ""
+    while True:
+        page = await store.diff(volume, old, new, after=after, limit=limit)
+        assert len(page.puts) + len(page.removes) <= limit
+        puts, removes, after = puts + page.puts, removes + page.removes, page.after
+        if not after:
+            return Diff(puts, removes)
 
 
 class VolumesAgree(RuleBasedStateMachine):
@@ -104,11 +115,29 @@ class VolumesAgree(RuleBasedStateMachine):
     def forget(self):
         self.same(lambda store: store.forget_contents(WORKSPACE, [c.digest for c in contents]))
 
-    @rule(volume=volumes, old=versions, new=versions)
-    def diff(self, volume, old, new):
+    def is_there(self, volume, version):
+        return self.runner.run(self.model.volumes.version(volume_id(volume), version)) is not None
+
+    @rule(volume=volumes, gone=st.lists(versions, max_size=5))
+    def prune(self, volume, gone):
+        self.same(lambda store: store.prune(volume_id(volume), gone))
+        for store in (self.model, self.store):
+            while self.runner.run(store.volumes.sweep(limit=2)):
+                pass
+
+    @rule(volume=volumes, kept=st.none() | st.builds(Retention, versions=st.integers(1, 3), days=st.integers(0, 3)))
+    def keep(self, volume, kept):
+        self.same(lambda store: store.keep(volume_id(volume), kept))
+
+    @rule(volume=volumes, old=versions, new=versions, limit=st.integers(1, 3))
+    def diff(self, volume, old, new, limit):
         [head] = self.runner.run(self.model.volumes.heads([volume_id(volume)]))
         old, new = min(old, head.version), min(new, head.version)
+        if not (self.is_there(volume, old) and self.is_there(volume, new)):
+            return
         [diff] = self.same(lambda store: store.diff(volume_id(volume), old, new))
+        for store in (self.model, self.store):
+            assert self.runner.run(pages(store.volumes, volume_id(volume), old, new, limit)) == diff
         before, after = (self.listed(volume, version) for version in (old, new))
         made = {path: entry for path, entry in before.items() if path not in diff.removes}
         assert {**made, **{entry.path: entry for entry in diff.puts}} == after
@@ -119,6 +148,8 @@ class VolumesAgree(RuleBasedStateMachine):
 
     @rule(volume=volumes, version=versions, folder=paths, after=paths, limit=st.integers(0, 3), recursive=st.booleans())
     def page(self, volume, version, folder, after, limit, recursive):
+        if not self.is_there(volume, version):
+            return
         inside = after if after.startswith(folder + "/") else ""
         self.same(
             lambda store: store.entries(
@@ -132,12 +163,18 @@ class VolumesAgree(RuleBasedStateMachine):
             self.same(
                 lambda store, v=volume: store.heads([volume_id(v)]),
                 lambda store, v=volume: store.history(volume_id(v)),
-                *(lambda store, v=volume, n=n: store.entries(volume_id(v), n, recursive=True) for n in range(9)),
+                lambda store, v=volume: store.retention(volume_id(v)),
+                *(lambda store, v=volume, n=n: store.version(volume_id(v), n) for n in range(9)),
+                *(
+                    lambda store, v=volume, n=n: store.entries(volume_id(v), n, recursive=True)
+                    for n in range(9)
+                    if self.is_there(volume, n)
+                ),
             )
         self.same(
             lambda store: store.known(),
             lambda store: store.contents(WORKSPACE, [c.digest for c in contents]),
-            lambda store: store.referenced([c.digest for c in contents]),
+            lambda store: store.referenced(WORKSPACE, [c.digest for c in contents]),
             lambda store: store.blocks(WORKSPACE, [c.block(i) for c in contents for i in range(2)]),
         )
 

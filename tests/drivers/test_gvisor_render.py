@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import msgspec
 import pytest
 from tests.drivers.test_oci_render import IMAGE, order
 
 from jitney.drivers.runtime.gvisor import probe, render
+from jitney.drivers.runtime.gvisor.driver import GvisorBoxes
+from jitney.drivers.runtime.kept.keeper import BoxFailed
 from jitney.drivers.walls.machine import FIRST_ID
+from jitney.wire.home import Home
 
 ROOT = render.Runsc(path="/bin/runsc", rootless=False)
 USER = render.Runsc(path="/bin/runsc", rootless=True, cgroups=False, platform="ptrace")
@@ -140,3 +146,12 @@ def test_a_runsc_that_cannot_be_run_is_no_crash(tmp_path):
     broken.write_text("#!/bin/sh\necho 'it is broken' >&2\nexit 3\n")
     broken.chmod(0o755)
     assert probe.attempt(render.Runsc(path=str(broken), rootless=True, cgroups=False)) == "it is broken"
+
+
+def test_a_sandbox_refuses_volumes_and_says_what_has_them():
+    async def asked():
+        boxes = GvisorBoxes(Home(Path("/h")), {}, probe.Finding)
+        with pytest.raises(BoxFailed, match="use runtime = 'namespaces', 'oci' or 'process'"):
+            await boxes.shell(order(), Path("/h/b")).host_pid()
+
+    asyncio.run(asked())

@@ -162,13 +162,37 @@ def test_a_network_is_given_by_policy():
 
 @pytest.mark.parametrize("policy", [NetworkPolicy(cidrs=("10.0.0.0/8",)), NetworkPolicy(domains=())])
 def test_a_policy_that_an_engine_cannot_keep_is_refused(policy):
-    assert "block_network" in render.refused_network(policy)
-    assert render.refused_network(NetworkPolicy()) == render.refused_network(NetworkPolicy(blocked=True)) == ""
+    refused = render.refused_network(policy, "the engine runs without root")
+    assert "the engine runs without root" in refused
+    assert "block_network" in refused
+    assert render.refused_network(policy, "") == ""
+    for kept in (NetworkPolicy(), NetworkPolicy(blocked=True)):
+        assert render.refused_network(kept, "the engine runs without root") == ""
+
+
+@pytest.mark.parametrize(
+    "wanted, engine, has_own, why",
+    [
+        ("auto", render.Engine(), True, ""),
+        ("auto", render.Engine(shifts_ids=True), True, ""),  # root's engine, whose containers' root is somebody else
+        ("auto", render.Engine(shifts_ids=True, is_rootless=True), True, "without root"),
+        ("auto", render.Engine(), False, "not root"),
+        ("bridge", render.Engine(), True, "oci_network"),
+        ("none", render.Engine(), True, "oci_network"),
+    ],
+)
+def test_whose_network_it_is_follows_from_who_is_root_and_what_is_asked(wanted, engine, has_own, why):
+    found = render.why_the_engines(wanted, engine, has_own=has_own)
+    assert why in found
+    assert bool(found) == bool(why)
 
 
 def test_an_engine_without_the_network_is_said_to_be_so():
     docker, podman = render.Engine(), render.Engine(name="podman")
     assert render.no_network("bridge", docker, ["bridge", "host"]) == ""
+    assert render.no_network("auto", docker, ["bridge", "host"]) == ""
+    assert render.network_named("auto") == "bridge"
+    assert render.network_named("mine") == "mine"
     assert render.no_network("bridge", podman, ["podman"]) == ""
     assert "no network 'bridge'" in render.no_network("bridge", docker, ["none", "host"])
     assert "oci_network" in render.no_network("none", docker, ["none"])
@@ -183,16 +207,16 @@ def test_a_path_with_a_colon_cannot_be_mounted():
 @pytest.mark.parametrize(
     "info, version, engine",
     [
-        ({"SecurityOptions": ["name=seccomp,profile=default"]}, {"Version": "20.10"}, ("docker", False, False)),
-        ({"SecurityOptions": ["name=rootless", "name=cgroupns"]}, {}, ("docker", True, False)),
-        ({"SecurityOptions": ["name=userns", "name=selinux"]}, {}, ("docker", True, True)),
-        ({"Rootless": True}, {"Components": [{"Name": "Podman Engine"}]}, ("podman", True, False)),
-        ({"SecurityOptions": None}, {"Components": None}, ("docker", False, False)),
+        ({"SecurityOptions": ["name=seccomp,profile=default"]}, {"Version": "20.10"}, ("docker", False, False, False)),
+        ({"SecurityOptions": ["name=rootless", "name=cgroupns"]}, {}, ("docker", True, True, False)),
+        ({"SecurityOptions": ["name=userns", "name=selinux"]}, {}, ("docker", True, False, True)),
+        ({"Rootless": True}, {"Components": [{"Name": "Podman Engine"}]}, ("podman", True, True, False)),
+        ({"SecurityOptions": None}, {"Components": None}, ("docker", False, False, False)),
     ],
 )
 def test_an_engine_is_known_by_what_it_says(info, version, engine):
     found = render.engine_of(info, version)
-    assert (found.name, found.shifts_ids, found.labels_files) == engine
+    assert (found.name, found.shifts_ids, found.is_rootless, found.labels_files) == engine
 
 
 @given(some.text())
@@ -319,3 +343,9 @@ def test_a_socket_is_looked_at(tmp_path):
 
 def test_an_order_is_a_plain_value():
     assert msgspec.json.decode(msgspec.json.encode(order()), type=BoxOrder) == order()
+
+
+def test_volumes_need_root_on_both_sides():
+    assert render.no_mounts(render.Engine(), is_root=True) == ""
+    assert "the worker is not root" in render.no_mounts(render.Engine(), is_root=False)
+    assert "shifts user ids" in render.no_mounts(render.Engine(shifts_ids=True), is_root=True)

@@ -244,6 +244,17 @@ async def test_a_lease_whose_answer_never_arrived_is_over_at_once(line):
 
 
 @story
+async def test_what_somebody_else_has_meanwhile_is_not_given_back(line):
+    late = line.begin_get(lease_ms=500)
+    await line.put(b"a")
+    await later(1)
+    now = line.begin_get()
+    late.reply.gone()
+    now.reply.received()
+    assert await line.get(timeout_ms=0) == []
+
+
+@story
 async def test_leases_outlive_the_server(line):
     await line.put(b"a", b"b")
     first, second = await line.lease(lease_ms=5_000), await line.lease(lease_ms=1_000)

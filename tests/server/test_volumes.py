@@ -26,7 +26,8 @@ from jitney.errors import (
 from jitney.ports.contents import Part
 from jitney.server.api.volumes import VolumesApi
 from jitney.server.objects import Objects
-from jitney.server.volumes import GRACE_MS, INCOMING_MS, Volumes
+from jitney.server.volume_keeping import GRACE_MS, INCOMING_MS
+from jitney.server.volumes import Volumes
 from jitney.testing.conformance.contents import parts, sample
 from jitney.values.objects import ObjectKind
 from jitney.values.volumes import BLOCK_BYTES, WORKSPACE, Content, Entry
@@ -37,12 +38,12 @@ from jitney.wire.messages.objects import ObjectOpen
 class World:
     """The server's volumes on a store and contents, with a clock of its own."""
 
-    def __init__(self, store=None, contents=None, *, start_ms=10_000_000_000_000):
+    def __init__(self, store=None, contents=None, *, start_ms=10_000_000_000_000, entropy=os.urandom):
         self.now_ms = start_ms
         self.tasks = []
         self.store = store or MemoryStore()
         self.contents = contents or MemoryContents(lambda: self.now_ms)
-        self.objects = Objects(self.store, lambda: self.now_ms, os.urandom)
+        self.objects = Objects(self.store, lambda: self.now_ms, entropy)
         self.volumes = Volumes(
             objects=self.objects,
             store=self.store,
@@ -275,7 +276,9 @@ def test_nothing_that_a_version_has_is_ever_collected(story):
                 for entry in await world.store.volumes.entries(volume_id, version):
                     assert whole(await world.read(volume_id, entry.path, version)).digest == entry.digest
         left = await world.contents.old(world.now_ms + 1, limit=1_000)
-        assert {one.digest for one in left} == await world.store.volumes.referenced([one.digest for one in left])
+        assert {one.digest for one in left} == await world.store.volumes.referenced(
+            WORKSPACE, [one.digest for one in left]
+        )
 
     asyncio.run(run())
 

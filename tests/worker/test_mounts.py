@@ -34,6 +34,9 @@ class Server:
         self.versions = [{}]
         self.commits = []
         self.down = 0
+        self.gone = set()  # versions that were pruned
+        self.page = 100
+        self.parts = []
         self.refuses = ""
 
     def file(self, text):
@@ -53,9 +56,21 @@ class Server:
             return mm.VolumeHeadsAnswer(versions=(len(self.versions) - 1,) * len(message.volume_ids))
         if isinstance(message, mm.VolumeDiff):
             old, new = self.versions[message.old], self.versions[message.new]
-            puts = [Entry(path=p, digest=t, size=len(t)) for p, t in new.items() if old.get(p) != t]
-            return mm.VolumeDiffAnswer(puts=tuple(puts), removes=tuple(p for p in old if p not in new))
-        return self.commit(message)
+            if message.old in self.gone:
+                return mm.VolumeDiffAnswer(puts=(), removes=(), old_is_gone=True)
+            paths = sorted(p for p in {*old, *new} if old.get(p) != new.get(p) and p > message.after)
+            page = paths[: self.page]
+            puts = [Entry(path=p, digest=new[p], size=len(new[p])) for p in page if p in new]
+            removes = tuple(p for p in page if p not in new)
+            after = page[-1] if len(paths) > len(page) else ""
+            return mm.VolumeDiffAnswer(puts=tuple(puts), removes=removes, after=after)
+        if message.more:
+            self.parts.append(message)
+            return Committed(version=message.base, changed=False)
+        puts = tuple(put for part in (*self.parts, message) for put in part.puts)
+        removes = tuple(path for part in (*self.parts, message) for path in part.removes)
+        self.parts.clear()
+        return self.commit(msgspec.structs.replace(message, puts=puts, removes=removes))
 
     def commit(self, message):
         if self.refuses:
@@ -352,5 +367,47 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(stage, tmp_path, monkeypa
         monkeypatch.setattr(stage.trees, "changes", changes)
         await stage.sync()
         assert "of the machine" not in stage.server.versions[-1].values()
+
+    run(story())
+
+
+def test_much_comes_and_goes_in_pages(stage, monkeypatch):
+    monkeypatch.setattr(module, "PART_CHANGES", 2)
+    stage.server.page = 2
+
+    async def story():
+        stage.server.put(**{name: name for name in "abcde"})
+        assert stage.seen(await stage.start()) == {name: name for name in "abcde"}
+        for name in "fghij":
+            (stage.upper() / name).write_text(name)
+        assert (await stage.sync()).version == 2
+        assert len(stage.server.commits) == 1
+        assert stage.server.versions[-1] == {name: name for name in "abcdefghij"}
+
+    run(story())
+
+
+def test_where_the_version_of_the_stack_is_gone_it_is_made_anew(stage):
+    async def story():
+        stage.server.put(a="one", b="one")
+        await stage.start("ta-1")
+        stage.server.gone = {1}
+        stage.server.versions.append({"a": stage.server.file("two")})
+        mounted = await stage.start("ta-2")
+        assert (stage.seen(mounted), len(mounted.layers)) == ({"a": "two"}, 2)  # the lowest is empty
+
+    run(story())
+
+
+def test_what_is_asked_for_is_brought_into_memory(stage, monkeypatch):
+    brought = []
+    monkeypatch.setattr(module.prefetch, "prefetch", lambda files, room: brought.extend(files) or 0)
+
+    async def story():
+        stage.server.put(a="one", b="two")
+        mounted = await stage.start(prefetch=("b*",))
+        await asyncio.gather(*stage.mounts._prefetching)
+        [path] = brought
+        assert path == stage.trees.folder(VOLUME) / mounted.layers[-1] / "b"
 
     run(story())

@@ -12,6 +12,7 @@ import click
 from jitney.cli import objects, terminal
 from jitney.cli.objects import AS_JSON, YES
 from jitney.values.objects import ObjectKind
+from jitney.values.volumes import KEPT_DAYS_MAX, KEPT_VERSIONS_MAX
 
 if TYPE_CHECKING:
     from jitney.client.volume import Volume
@@ -27,7 +28,7 @@ CONFLICTS_SHOWN_MAX = 10
 def volume() -> None:
     """Make volumes, put files into them and get them back; go back to earlier versions.
 
-    Every change is a version: nothing is lost before the volume itself is deleted.
+    Every change is a version. Old ones are dropped in time: `jitney volume keep` says, and sets, which stay.
     """
 
 
@@ -230,13 +231,14 @@ def mv(name: str, path: str, new_path: str, as_json: bool) -> None:
 @click.option("--limit", "-n", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most this many.")
 @AS_JSON
 def history(name: str, limit: int, as_json: bool) -> None:
-    """List the versions of a volume, newest first.
+    """List the versions of a volume that are kept, newest first.
 
     \b
     Example:
       jitney volume history weights
     """
-    found = _volume(name).history(limit=limit)
+    of = _volume(name)
+    found = of.history(limit=limit)
     if as_json:
         terminal.write_json(found)
         return
@@ -248,6 +250,40 @@ def history(name: str, limit: int, as_json: bool) -> None:
         for one in found
     ]  # fmt: skip
     terminal.table(("version", "at", "changes", "files", "size", "message"), rows, empty="nothing was ever put")
+    if found and len(found) < limit and found[-1].version > 1:
+        kept = of.kept()
+        terminal.note(
+            f"kept are the newest {kept.versions:,}, those of the last {kept.days:,} days, and those in use: "
+            f"others before v{found[0].version} are gone"
+        )
+
+
+@volume.command()
+@click.argument("name")
+@click.option("--versions", type=click.IntRange(1, KEPT_VERSIONS_MAX), help="So many of the newest stay.")
+@click.option(
+    "--days", type=click.IntRange(0, KEPT_DAYS_MAX), help="All that were the newest within so many days stay."
+)
+@click.option("--default", "as_server", is_flag=True, help="As the server has it for all volumes.")
+@AS_JSON
+def keep(name: str, versions: int | None, days: int | None, as_server: bool, as_json: bool) -> None:
+    """Set which versions of a volume stay; without an option: tell.
+
+    Versions that a container has mounted, a function names, or somebody has read within the hour, stay as well.
+
+    \b
+    Examples:
+      jitney volume keep weights --versions 50 --days 30
+      jitney volume keep weights --default
+    """
+    if as_server and (versions is not None or days is not None):
+        raise click.UsageError("--default takes neither --versions nor --days")
+    of = _volume(name)
+    found = of.kept() if versions is None and days is None and not as_server else of.keep(versions=versions, days=days)
+    if as_json:
+        terminal.write_json(found)
+    else:
+        click.echo(f"kept are the newest {found.versions:,} versions, and those of the last {found.days:,} days")
 
 
 @volume.command()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, dataclass_transform
 
-from jitney.client import options
+from jitney.client import options, volume_mounts
 from jitney.client import session as sessions
 from jitney.client.cls import Cls, mark_as_cls, methods_of
 from jitney.client.declare import Declaration, FunctionDecorator, declare
@@ -54,7 +54,7 @@ class App:
         isolation: the lowest tier of isolation for functions that name none: "process", "oci", "namespaces" or
             "gvisor"; default: what the server's policy asks for. The stricter of the two holds.
         secrets: for all functions; those that a function has come after them, and win.
-        volumes: not supported yet.
+        volumes: for all functions, by path; what a function has at the same path comes instead.
         include_source: ship the file or package that a function is defined in.
 
     >>> app = App("example")
@@ -78,12 +78,12 @@ class App:
     ) -> None:
         if name is not None and not isinstance(name, str):
             raise InvalidError(f"the name of an app is a text, not {name!r}")
-        options.check_names(FunctionOptions, "App", {"volumes": volumes})
         self._name = name
         self._image = image
         self._tags = dict(tags or {})
         self._isolation = options.isolation(isolation)
         self._secrets = options.secrets(secrets)
+        self._volumes = volume_mounts.checked(volumes)
         self._include_source = include_source
         self._declarations: dict[str, Declaration] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
@@ -167,7 +167,13 @@ class App:
 
     def _options(self, kind: type[FunctionOptions | ClsOptions], of: str, given: Mapping[str, Any]) -> options.Declared:
         found = options.declared(kind, of, given)
-        return found._replace(isolation=found.isolation or self._isolation, secrets=(*self._secrets, *found.secrets))
+        volumes = volume_mounts.checked({**dict(self._volumes), **dict(found.volumes)})
+        return found._replace(
+            isolation=found.isolation or self._isolation,
+            secrets=(*self._secrets, *found.secrets),
+            volumes=volumes,
+            env={**volume_mounts.variables(volumes), **found.env},
+        )
 
     @dataclass_transform(field_specifiers=(parameter,), kw_only_default=True)
     def cls(self, **given: Unpack[ClsOptions]) -> Callable[[Callable[P, T]], Cls[P, T]]:

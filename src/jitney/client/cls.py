@@ -24,7 +24,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
-from jitney.client import options
+from jitney.client import options, volume_mounts
 from jitney.client.dual import dual
 from jitney.client.function import Function, refuse_lookup
 from jitney.client.handle import Bound, Handle, Named
@@ -35,6 +35,7 @@ from jitney.values.functions import PARAMETERS_BYTES_MAX, MethodSpec, Overrides
 if TYPE_CHECKING:
     from jitney.client.options import VariantOptions
     from jitney.client.secret import Secret
+    from jitney.client.volume_mounts import Mounts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,13 +103,18 @@ class Cls(Generic[P, T]):
         return Cls(Named(app_name, name))
 
     def with_options(self, **given: Unpack[VariantOptions]) -> Cls[P, T]:
-        """The same class with other options: containers of their own. What is not given stays as declared.
+        """The same class with other options: containers of their own. What is not given stays as declared; secrets
+        and volumes that are given come instead of all that were declared.
 
         Raises:
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        return self._bound(options.overrides(given, self._handle.resources), options.secrets(given.get("secrets")))
+        return self._bound(
+            options.overrides(given, self._handle.resources),
+            options.secrets(given.get("secrets")),
+            None if given.get("volumes") is None else volume_mounts.checked(given["volumes"]),
+        )
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[P, T]:
         """The same class with other concurrency; see `jitney.concurrent`."""
@@ -118,8 +124,8 @@ class Cls(Generic[P, T]):
         """The same class with other batching; see `jitney.batched`."""
         return self._bound(Overrides(batching=options.batching(max_batch_size, wait_ms)))
 
-    def _bound(self, overrides: Overrides, secrets: Sequence[Secret] = ()) -> Cls[P, T]:
-        return Cls(Bound(self._handle, overrides, secrets), self._user_class, by_value=self._by_value)
+    def _bound(self, overrides: Overrides, secrets: Sequence[Secret] = (), volumes: Mounts | None = None) -> Cls[P, T]:
+        return Cls(Bound(self._handle, overrides, secrets, volumes), self._user_class, by_value=self._by_value)
 
     @dual
     async def hydrate(self) -> Cls[P, T]:

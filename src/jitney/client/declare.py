@@ -16,6 +16,7 @@ from jitney.client.function import Function
 from jitney.client.handle import OfApp
 from jitney.client.lifecycle import BATCHING, CONCURRENCY, SNAP, Method
 from jitney.client.options import Declared
+from jitney.client.volume_mounts import buckets_of, secrets_of
 from jitney.errors import InvalidError, SerializationError, VersionError
 from jitney.runner import state
 from jitney.values.functions import Batching, ClientVersions, Concurrency, FunctionSpec, MethodSpec
@@ -120,6 +121,7 @@ class Declaration:
             isolation=self.options.isolation,
             network=self.options.network,
             volumes=mounts,
+            buckets=buckets_of(self.options.volumes),
             snapshot=self.has_snapshot,
             checkpoint=self.options.checkpoint,
             versions=versions(),
@@ -134,11 +136,12 @@ class Declaration:
 
     def secret_values(self) -> dict[str, dict[str, str]]:
         """Of its secrets without a name, by id: what is published beside the spec."""
-        if not self.options.secrets:
+        secrets = (*self.options.secrets, *secrets_of(self.options.volumes))
+        if not secrets:
             return {}
         from jitney.client import secret
 
-        return secret.values(self.options.secrets)
+        return secret.values(secrets)
 
 
 def declare(raw: Any, options: Declared, methods: tuple[MethodSpec, ...], *, is_class: bool) -> Declaration:

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
-from jitney.client import blocking, calls, options, results
+from jitney.client import blocking, calls, options, results, volume_mounts
 from jitney.client import session as sessions
 from jitney.client.arguments import Encoder
 from jitney.client.dual import dual, dual_iter_lazy
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jitney.client.options import VariantOptions
     from jitney.client.secret import Secret
     from jitney.client.session import Session
+    from jitney.client.volume_mounts import Mounts
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -246,13 +247,18 @@ class Function(Generic[P, R, G]):
         return Function(Named(app_name, name))
 
     def with_options(self, **given: Unpack[VariantOptions]) -> Function[P, R, G]:
-        """The same function with other options: containers of their own. What is not given stays as declared.
+        """The same function with other options: containers of their own. What is not given stays as declared; secrets
+        and volumes that are given come instead of all that were declared.
 
         Raises:
             InvalidError: no such option, or a value that cannot be.
             UnsupportedError: an option that this version does not do.
         """
-        return self._bound(options.overrides(given, self._handle.resources), options.secrets(given.get("secrets")))
+        return self._bound(
+            options.overrides(given, self._handle.resources),
+            options.secrets(given.get("secrets")),
+            None if given.get("volumes") is None else volume_mounts.checked(given["volumes"]),
+        )
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R, G]:
         """The same function with other concurrency; see `jitney.concurrent`."""
@@ -262,9 +268,11 @@ class Function(Generic[P, R, G]):
         """The same function with other batching; see `jitney.batched`."""
         return self._bound(Overrides(batching=options.batching(max_batch_size, wait_ms)))
 
-    def _bound(self, overrides: Overrides, secrets: Sequence[Secret] = ()) -> Function[P, R, G]:
+    def _bound(
+        self, overrides: Overrides, secrets: Sequence[Secret] = (), volumes: Mounts | None = None
+    ) -> Function[P, R, G]:
         return Function(
-            Bound(self._handle, overrides, secrets),
+            Bound(self._handle, overrides, secrets, volumes),
             raw=self._raw,
             method=self._method,
             is_generator=self._is_generator,

@@ -15,6 +15,7 @@ import msgspec
 from jitney.client import session as sessions
 from jitney.client.portal import PORTAL
 from jitney.client.session import Session
+from jitney.client.volume_mounts import Mounts, mounts_of, only_volumes, variables
 from jitney.errors import InvalidError, NotFoundError
 from jitney.runner import state
 from jitney.values.functions import MethodSpec, Overrides, Resources
@@ -185,8 +186,11 @@ class OfApp(Handle):
 class Bound(Handle):
     """Another handle's function with other options or class parameters: a pool of its own."""
 
-    def __init__(self, parent: Handle, overrides: Overrides, secrets: Sequence[Secret] = ()) -> None:
+    def __init__(
+        self, parent: Handle, overrides: Overrides, secrets: Sequence[Secret] = (), volumes: Mounts | None = None
+    ) -> None:
         super().__init__(parent.name)
+        self.volumes = volumes  # those of the overrides; None: as declared
         self.secrets = tuple(secrets)  # those of the overrides
         self.resources = overrides.resources or parent.resources
         self.parent = parent
@@ -194,7 +198,7 @@ class Bound(Handle):
         self._of: Target | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (Bound, (self.parent, self.overrides, self.secrets))
+        return (Bound, (self.parent, self.overrides, self.secrets, self.volumes))
 
     def known(self) -> Target | None:
         of = self._of
@@ -219,6 +223,10 @@ class Bound(Handle):
 
             refs = await asyncio.to_thread(secret.references, self.secrets)
             overrides, values = msgspec.structs.replace(overrides, secrets=refs), secret.values(self.secrets)
+        if self.volumes is not None:
+            mounts = await mounts_of(only_volumes(self.volumes))
+            env = {**variables(self.volumes), **(overrides.env or {})}
+            overrides = msgspec.structs.replace(overrides, volumes=mounts, env=env or overrides.env)
         info = await session.request(
             FUNCTION_BIND, FunctionBind(function_id=parent.function_id, overrides=overrides, secrets=values)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from jitney.client.ignore import Ignore
 from jitney.client.image_dockerfile import layers_of
@@ -15,6 +15,9 @@ from jitney.client.requirements import read_text
 from jitney.core import dockerparse
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.values.images import AptInstall, Cmd, Entrypoint, MicromambaInstall, RunCommands, RunFunction, Shell
+
+if TYPE_CHECKING:
+    from jitney.client.volume import Volume
 
 
 class Steps(ImageValue):
@@ -72,6 +75,7 @@ class Steps(ImageValue):
         *,
         env: Mapping[str, str] | None = None,
         secrets: Sequence[Mapping[str, str]] | None = None,
+        volumes: Mapping[str, Volume] | None = None,
         gpu: Any = None,
         cpu: float | None = None,
         memory: int | None = None,
@@ -90,6 +94,7 @@ class Steps(ImageValue):
             raw_f: a plain function.
             env: variables of this step alone.
             secrets: private variables of this step alone.
+            volumes: not supported: builds see no volume. Fill one from a function instead.
             gpu: accepted, and not used: images are built without an accelerator.
             cpu: cores that it may use; default: as the builder has it.
             memory: MiB that it may use; default: as the builder has it.
@@ -101,7 +106,14 @@ class Steps(ImageValue):
 
         Raises:
             InvalidError: not a function, or a resource out of its bounds.
+            UnsupportedError: it has volumes.
         """
+        if volumes:
+            raise UnsupportedError(
+                f"run_function({getattr(raw_f, '__name__', raw_f)}, volumes=...): steps of a build see no volume",
+                hint="make it an @app.function(volumes=...) and call it once, with .remote(): what it writes is "
+                "committed; or leave `volumes` out, and what it writes is part of the image",
+            )
         if not isinstance(raw_f, FunctionType):
             raise InvalidError(
                 f"run_function takes a plain function, not {raw_f!r}", hint="declare it without a decorator of an app"

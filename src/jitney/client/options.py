@@ -31,6 +31,7 @@ from jitney.values.isolation import Isolation
 from jitney.values.network import NetworkPolicy
 
 if TYPE_CHECKING:
+    from jitney.client.buckets import CloudBucketMount
     from jitney.client.image import Image
     from jitney.client.secret import Secret
     from jitney.client.volume import Volume
@@ -85,6 +86,7 @@ class _Variable(TypedDict, total=False):
     memory: int | tuple[int, int] | None
     env: Mapping[str, str | None] | None
     secrets: Sequence[Secret] | None
+    volumes: Mapping[str, Volume | CloudBucketMount] | None
 
 
 class _Unsupported(TypedDict, total=False):
@@ -103,7 +105,6 @@ class _Unsupported(TypedDict, total=False):
 
 class _Declared(_Variable, _Unsupported, total=False):
     image: Image | None
-    volumes: Mapping[str, Volume] | None
     serialized: bool
     startup_timeout: float | None
     single_use_containers: bool

@@ -9,18 +9,17 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
-from jitney.client import session as sessions
 from jitney.client import volume_files
 from jitney.client.dual import dual, dual_iter
-from jitney.client.objects import Named, NamedObject
+from jitney.client.objects import Named
 from jitney.client.talk import Ask, Talk, talk
+from jitney.client.volume_handle import VolumeHandle
 from jitney.core import volumes
 from jitney.errors import InvalidError, NotFoundError
 from jitney.runner import state
 from jitney.values.objects import ObjectKind
-from jitney.values.volumes import Committed, Entry, Version, VolumeInfo, VolumeMount
+from jitney.values.volumes import Committed, Entry, Retention, Version, VolumeInfo
 from jitney.wire import methods
-from jitney.wire.messages import objects as om
 from jitney.wire.messages import volumes as vm
 from jitney.wire.methods import Method
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from jitney.client.volume_upload import BatchUpload, Place
 
 
-class Volume(NamedObject):
+class Volume(VolumeHandle):
     """A folder that outlives containers: `volumes={"/data": volume}` mounts it, everything here reaches it from
     anywhere.
 
@@ -43,55 +42,6 @@ class Volume(NamedObject):
     KIND = ObjectKind.VOLUME
     objects: ClassVar[Named[Volume]]
 
-    def __init__(self, name: str = "", object_id: str = "", *, create_if_missing: bool = False) -> None:
-        """Of the SDK: use `from_name`, `from_id` or `ephemeral`."""
-        super().__init__(name, object_id, create_if_missing=create_if_missing)
-        self._version: int | None = None
-        self._is_read_only = False
-        self._sub_path = ""
-
-    def __repr__(self) -> str:
-        return super().__repr__() + (f".at({self._version})" if self._version is not None else "")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        rebuild, (_, *given) = super().__reduce__()
-        return _rebuild, (rebuild, type(self), *given, self._version, self._is_read_only, self._sub_path)
-
-    # ------------------------------------------------------------------------------------------- handles
-
-    def _but(self, version: int | None, is_read_only: bool, sub_path: str) -> Volume:
-        other = type(self)()
-        vars(other).update(vars(self), _version=version, _is_read_only=is_read_only, _sub_path=sub_path)
-        return other
-
-    def at(self, version: int) -> Volume:
-        """The volume as it was in a version: read-only."""
-        if version < 0:
-            raise InvalidError(f"a version is a number from 0, not {version!r}")
-        return self._but(version, True, self._sub_path)
-
-    def read_only(self) -> Volume:
-        """The volume, to be mounted so that containers can only read it."""
-        return self._but(self._version, True, self._sub_path)
-
-    def with_mount_options(self, *, read_only: bool | None = None, sub_path: str | None = None) -> Volume:
-        """The volume, to be mounted in another way.
-
-        Args:
-            read_only: containers can only read it.
-            sub_path: only this folder of it is mounted.
-
-        Raises:
-            InvalidError: the path cannot be, or a version would be mounted to be written to.
-        """
-        if read_only is False and self._version is not None:
-            raise InvalidError("a version of a volume can only be mounted read-only")
-        return self._but(
-            self._version,
-            self._is_read_only if read_only is None else read_only,
-            self._sub_path if sub_path is None else volumes.plain_path(sub_path),
-        )
-
     def _ask_volume(self, method: Method[Any, Any], **fields: Any) -> Generator[Ask, Any, Any]:
         """The answer of a method; where the volume was deleted and has been made again, of the new one."""
         volume_id = yield from self._id()
@@ -102,21 +52,6 @@ class Volume(NamedObject):
                 raise
         return (yield Ask(method, method.request(volume_id=self._object_id, **fields)))
 
-    async def _place(self) -> Place:
-        """Where it is. On the portal.
-
-        Raises:
-            NotFoundError: there is no such volume.
-        """
-        from jitney.client.volume_upload import Place
-
-        session = sessions.current()
-        request = om.ObjectOpen(kind=self.KIND, object_id=self._object_id)
-        if self._name:
-            request = om.ObjectOpen(kind=self.KIND, name=self._name, create_if_missing=self._create)
-        record = await session.request(methods.OBJECT_OPEN, request)
-        return Place(session, record.object_id, None)
-
     async def _transfer_place(self) -> Place:
         """As `_place`, with the server's folder where this process can reach it."""
         import asyncio
@@ -126,20 +61,6 @@ class Volume(NamedObject):
             return place
         detail = await place.ask(methods.VOLUME_INFO, vm.VolumeRef(volume_id=place.volume_id))
         return place._replace(incoming=await asyncio.to_thread(volume_files.incoming_of, detail.folder))
-
-    async def mounted_at(self, path: str) -> VolumeMount:
-        """As a function has it at a path of its containers. On the portal; of the SDK."""
-        return VolumeMount(
-            path=path,
-            volume_id=(await self._place()).volume_id,
-            read_only=self._is_read_only,
-            sub_path=self._sub_path,
-            version=self._version,
-        )
-
-    def _check_writable(self) -> None:
-        if self._is_read_only:
-            raise InvalidError(f"{self!r} is read-only", hint="use the volume itself, without at() or read_only()")
 
     # ------------------------------------------------------------------------------------------- looking
 
@@ -221,9 +142,30 @@ class Volume(NamedObject):
 
     @talk
     def history(self, *, limit: int = 100) -> Talk[list[Version]]:
-        """Its versions, newest first: `version`, `parent`, `at_ms`, `message`, `files`, `size`."""
+        """Those of its versions that are kept, newest first: `version`, `parent`, `at_ms`, `message`, `files`,
+        `size`."""
         answer = yield from self._ask_volume(methods.VOLUME_HISTORY, limit=limit)
         return list(answer.versions)
+
+    @talk
+    def keep(self, *, versions: int | None = None, days: int | None = None) -> Talk[Retention]:
+        """Set which versions stay: the newest ones, and all that were the newest within so many days.
+
+        Others are dropped in time, but for those that a container has mounted, a function names, or somebody has read
+        within the hour. None leaves one of the two as it is; both: as the server has it for all volumes.
+
+        Raises:
+            InvalidError: out of range.
+        """
+        self._check_writable()
+        kept: Retention = yield from self._ask_volume(methods.VOLUME_KEEP, versions=versions, days=days)
+        return kept
+
+    @talk
+    def kept(self) -> Talk[Retention]:
+        """Which of its versions stay: `versions`, so many of the newest; `days`, all of so many last ones."""
+        found: Retention = yield from self._ask_volume(methods.VOLUME_KEEP, is_question=True)
+        return found
 
     # ------------------------------------------------------------------------------------------- changing
 
@@ -327,19 +269,6 @@ class Volume(NamedObject):
 
 
 Volume.objects = Named(Volume)
-
-
-def _rebuild(
-    rebuild: Callable[..., Volume],
-    kind: type[Volume],
-    name: str,
-    object_id: str,
-    create_if_missing: bool,
-    version: int | None,
-    is_read_only: bool,
-    sub_path: str,
-) -> Volume:
-    return rebuild(kind, name, object_id, create_if_missing)._but(version, is_read_only, sub_path)
 
 
 def _need_container(what: str) -> None:

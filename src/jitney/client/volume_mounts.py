@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from jitney.errors import InvalidError
+from jitney.errors import InvalidError, UnsupportedError
 
 if TYPE_CHECKING:
+    from jitney.client.buckets import CloudBucketMount
+    from jitney.client.secret import Secret
     from jitney.client.volume import Volume
+    from jitney.values.buckets import BucketMount
     from jitney.values.volumes import VolumeMount
 
-Mounts = tuple[tuple[str, "Volume"], ...]
+Mounts = tuple[tuple[str, "Volume | CloudBucketMount"], ...]
 
 OF_THE_SYSTEM = ("/dev", "/proc", "/sys")
 MOUNTS_MAX = 64
@@ -33,7 +36,7 @@ def checked(given: Any) -> Mounts:
         )
     if len(given) > MOUNTS_MAX:
         raise InvalidError(f"{len(given)} volumes are over the limit of {MOUNTS_MAX} for one function")
-    found: dict[str, Volume] = {}
+    found: dict[str, Volume | CloudBucketMount] = {}
     for path, volume in given.items():
         if not hasattr(volume, "mounted_at"):
             hint = 'jitney.Volume.from_name("name", create_if_missing=True) gives one'
@@ -47,6 +50,14 @@ def checked(given: Any) -> Mounts:
         if outer:
             raise InvalidError(f"volumes: {inner!r} is inside {outer!r}", hint="mount them beside one another")
     return tuple(sorted(found.items()))
+
+
+def variables(volumes: Mounts) -> dict[str, str]:
+    """Variables that containers get for the volumes that they have."""
+    found: dict[str, str] = {}
+    for path, volume in volumes:
+        found |= getattr(volume, "variables_at", lambda at: {})(path)
+    return found
 
 
 def _plain(path: Any) -> str:
@@ -67,4 +78,32 @@ async def mounts_of(volumes: Mounts) -> tuple[VolumeMount, ...]:
     Raises:
         NotFoundError: a volume is not there.
     """
-    return tuple([await volume.mounted_at(path) for path, volume in volumes])
+    return tuple([await one.mounted_at(path) for path, one in volumes if not _is_bucket(one)])  # type: ignore[misc]
+
+
+def buckets_of(volumes: Mounts) -> tuple[BucketMount, ...]:
+    """Those of them that are buckets. May read files of secrets: off the loop."""
+    return tuple(one.mounted_at(path) for path, one in volumes if _is_bucket(one))  # type: ignore[misc]
+
+
+def secrets_of(volumes: Mounts) -> tuple[Secret, ...]:
+    """The secrets of those that are buckets."""
+    return tuple(one.secret for _, one in volumes if _is_bucket(one) and one.secret is not None)  # type: ignore[union-attr]
+
+
+def only_volumes(volumes: Mounts) -> Mounts:
+    """All of them, where none is a bucket.
+
+    Raises:
+        UnsupportedError: one is.
+    """
+    for path, one in volumes:
+        if _is_bucket(one):
+            raise UnsupportedError(
+                f"volumes: {path!r} has a bucket, which with_options cannot give", hint="declare it with the function"
+            )
+    return volumes
+
+
+def _is_bucket(one: Volume | CloudBucketMount) -> bool:
+    return hasattr(one, "bucket_name")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from jitney.compose import folder, registry, tier_checks
+from jitney.compose import bucket_checks, folder, registry, tier_checks
 from jitney.compose.config import ENV_PREFIX, WHERE, Config, Problem, fields, near
 from jitney.compose.findings import ERROR, WARNING, Finding, error, finding, ok, warning
 from jitney.wire.home import Home
@@ -354,6 +354,8 @@ CHECKS: dict[str, Callable[[Home, Config], Finding]] = {
     "network": tier_checks.network,
     "checkpoints": tier_checks.checkpoints,
     "base": tier_checks.base,
+    "contents": bucket_checks.contents,
+    "buckets": bucket_checks.mounter,
     "limits": limits,
     "clock": clock,
     "leftovers": leftovers,

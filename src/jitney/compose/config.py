@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from jitney.compose import registry, tiers
+from jitney.compose import buckets, registry, tiers
 from jitney.errors import InvalidError
 from jitney.values.isolation import Isolation
+from jitney.values.volumes import KEPT_DAYS_MAX, KEPT_VERSIONS_MAX, Retention
 from jitney.wire.home import Home
 
 ENV_PREFIX = "JITNEY_"
@@ -68,6 +69,28 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         str,
         Meta(description="Driver of the store of apps, calls and results: `sqlite`, one file in the server's folder."),
     ] = "sqlite"
+    contents: Annotated[str, Meta(description=buckets.CONTENTS)] = buckets.LOCAL
+    contents_endpoint: Annotated[str, Meta(description=buckets.ENDPOINT)] = ""
+    contents_region: Annotated[str, Meta(description=buckets.REGION)] = ""
+    contents_credentials: Annotated[str, Meta(description=buckets.CREDENTIALS)] = ""
+    volume_keep_versions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=KEPT_VERSIONS_MAX,
+            description="The newest versions of a volume that are kept, however old they are, where "
+            "`jitney volume keep` has set nothing else for it.",
+        ),
+    ] = Retention().versions
+    volume_keep_days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=KEPT_DAYS_MAX,
+            description="Versions of a volume that were the newest within so many days are kept, however many there "
+            "are.",
+        ),
+    ] = Retention().days
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,6 +179,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             description="Package index for images that name none of their own. Empty leaves it to uv and its settings."
         ),
     ] = ""
+    buckets: Annotated[Literal["auto", "rclone", "s3fs", "mount-s3"], Meta(description=buckets.PROGRAM)] = "auto"
     oci_base: Annotated[
         str,
         Meta(
@@ -166,10 +190,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     oci_network: Annotated[
         str,
         Meta(
-            description="With `runtime = oci`: the engine's network for containers that may reach others. "
-            "`none` gives none to any."
+            description="With `runtime = oci`: the network of containers that may reach others. `auto` is our own, "
+            "walled as in `namespaces`, where the worker and the engine are root, and else the engine's `bridge`. Any "
+            "other is a network of the engine, which hides neither this machine nor metadata. `none` gives none to any."
         ),
-    ] = "bridge"
+    ] = "auto"
     template_idle_ms: Annotated[
         int,
         Meta(
@@ -191,8 +216,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int,
         Meta(
             ge=0,
-            description="With `runtime = namespaces`: memory that one template may take as it imports a module, before "
-            "there is a container whose limit counts. In MiB; 0 is three quarters of the machine's.",
+            description="With `runtime = namespaces` or `process`: memory that one template may take as it imports a "
+            "module, before there is a container whose limit counts. In MiB; 0 is three quarters of the machine's.",
         ),
     ] = 0
     checkpoints_mib: Annotated[
@@ -342,6 +367,11 @@ def check(config: Config) -> list[Problem]:
             )
         )
     problems += _check_archives(config)
+    server = config.server
+    problems += [
+        Problem(where=config.origins.get(f"server.{name}", "default"), message=message)
+        for name, message in buckets.problems(server.contents, server.contents_endpoint)
+    ]
     return problems
 
 

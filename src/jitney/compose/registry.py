@@ -9,7 +9,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from jitney.compose import tiers
+from jitney.compose import buckets, tiers
 from jitney.errors import InvalidError
 from jitney.values.isolation import Isolation
 from jitney.values.volumes import WORKSPACE
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jitney.compose.config import ServerConfig, WorkerConfig
     from jitney.drivers.builder.local import Settings
     from jitney.ports.box import Box
+    from jitney.ports.buckets import BucketMounter
     from jitney.ports.builder import ImageBuilder
     from jitney.ports.checkpoints import Checkpointer
     from jitney.ports.contents import Contents
@@ -39,7 +40,11 @@ DRIVERS: dict[str, dict[str, str]] = {
     "blobs": {"localdir": "jitney.drivers.blobs.localdir:LocalBlobs"},
     "keys": {"file": "jitney.drivers.keys.file:FileKeys"},
     "sources": {"localdir": "jitney.drivers.sources.localdir:LocalSources"},
-    "contents": {"localdir": "jitney.drivers.contents.localdir:LocalContents"},
+    "contents": {
+        "localdir": "jitney.drivers.contents.localdir:LocalContents",
+        "s3": "jitney.drivers.contents.s3:S3Contents",
+    },
+    "buckets": {"fuse": "jitney.drivers.buckets.fuse:FuseBuckets"},
     "logs": {"files": "jitney.drivers.logs.files:LogFiles"},
     "runtime": {
         "process": "jitney.drivers.runtime.process:ProcessRuntime",
@@ -58,6 +63,10 @@ DRIVERS: dict[str, dict[str, str]] = {
     "pulls": {"oci": "jitney.drivers.pulls.oci:OciPuller"},
     "dockerfiles": {"oci": "jitney.drivers.runtime.oci:OciDockerfiles"},
 }
+
+# Of the machine's memory, for one import. Less would refuse models that fit; with more, an import that eats without end
+# could bring the kernel to choose what it ends, which may be somebody else's.
+TEMPLATE_PERCENT = 75
 
 # runtime -> the box that its images are built in: nothing of an image runs with less of a wall than its containers
 BOX_OF_RUNTIME = {"process": "host"}
@@ -107,9 +116,14 @@ def sources(home: Home) -> SourceStore:
     return made
 
 
-def contents(home: Home) -> Contents:
+def contents(home: Home, config: ServerConfig) -> Contents:
     """What files of volumes hold."""
-    made: Contents = factory("contents", "localdir")(home.volumes)
+    made: Contents
+    if buckets.is_bucket(config.contents):
+        settings = buckets.settings(config, os.environ)
+        made = factory("contents", "s3")(settings, home.volumes, owner=buckets.owner(home.bucket_owner))
+    else:
+        made = factory("contents", config.contents)(home.volumes)
     return made
 
 
@@ -119,19 +133,28 @@ def logs(home: Home) -> LogStore:
     return made
 
 
-def runtime(home: Home, config: WorkerConfig) -> Runtime:
-    """What runs containers."""
+def runtime(home: Home, config: WorkerConfig, out: Network | None = None) -> Runtime:
+    """What runs containers. `out`: the way out that they share with others of this worker."""
     name = tiers.choose(config.runtime)
     make = factory("runtime", name)
     made: Runtime
     if name == "oci":
+        from jitney.drivers.network.names import PorterNames
+
         settings = factory("runtime settings", name)(base=config.oci_base, network=config.oci_network)
-        made = make(home, limiter=limiter(home), settings=settings)
+        own = network_for_engines(out or network(home))
+        made = make(home, limiter=limiter(home), settings=settings, network=own, names=PorterNames)
     elif name == "namespaces":
         made = make(home, limiter=limiter(home), network=network(home), template_limit_mib=template_limit_mib(config))
     elif name == "process":
         hooks = factory("accelerator hooks", "cuda")()
-        made = make(home, checkpointer=checkpointer(), hooks=hooks, checkpoints_mib=config.checkpoints_mib)
+        made = make(
+            home,
+            checkpointer=checkpointer(),
+            hooks=hooks,
+            checkpoints_mib=config.checkpoints_mib,
+            template_limit_mib=template_limit_mib(config),
+        )
     else:
         made = make(home)
     return made
@@ -143,16 +166,32 @@ def checkpointer() -> Checkpointer:
     return made
 
 
-def trees(home: Home) -> Trees:
+def trees(home: Home, config: ServerConfig) -> Trees:
     """Where the worker lays out volumes. What containers see belongs to the ids of walls."""
     from jitney.drivers.trees.localdir import LocalTrees
     from jitney.drivers.walls.machine import ids_of_machine
 
     ids = ids_of_machine(os.environ)
-    files = home.volumes / WORKSPACE / "files"
-    return LocalTrees(
-        home.trees, lambda digest: files / digest[:2] / digest, owner=ids.first if ids.writer == "root" else None
-    )
+    owner = ids.first if ids.writer == "root" else None
+    if not buckets.is_bucket(config.contents):
+        files = home.volumes / WORKSPACE / "files"
+        return LocalTrees(home.trees, lambda digest: files / digest[:2] / digest, owner=owner)
+    from jitney.drivers.contents.s3 import Fetcher
+    from jitney.drivers.trees.fetching import FetchingTrees
+
+    fetcher = Fetcher(buckets.settings(config, os.environ), home.volumes, WORKSPACE)
+    return FetchingTrees(LocalTrees(home.trees, fetcher.path, owner=owner), fetcher.fetch, fetcher.forget_half)
+
+
+def bucket_mounter(home: Home, config: WorkerConfig) -> BucketMounter:
+    """What mounts buckets for containers. What containers see belongs to the ids of walls."""
+    from jitney.drivers.walls.machine import ids_of_machine
+
+    ids = ids_of_machine(os.environ)
+    owner = ids.first if ids.writer == "root" else None
+    only = () if config.buckets == "auto" else (config.buckets,)
+    made: BucketMounter = factory("buckets", "fuse")(home.buckets, owner=owner, only=only)
+    return made
 
 
 def worker(home: Home, config: WorkerConfig, policy: Isolation = Isolation.PROCESS) -> tuple[Runtime, ImageBuilder]:
@@ -166,7 +205,7 @@ def worker(home: Home, config: WorkerConfig, policy: Isolation = Isolation.PROCE
     out = network(home)
     own = factory("box", "namespaces")(home.boxes, limiter=limiter(home, "builds"), network=out)
     if name != "namespaces":
-        return runtime(home, config), builder(home, config, own, policy=policy)
+        return runtime(home, config, out), builder(home, config, own, policy=policy)
     from jitney.drivers.network.names import PorterNames
 
     made: Runtime = factory("runtime", name)(
@@ -183,7 +222,7 @@ def template_limit_mib(config: WorkerConfig) -> int:
     """Memory that one template may take as it imports."""
     from jitney.worker import node
 
-    return config.template_limit_mib or node.memory_mib() * 3 // 4
+    return config.template_limit_mib or node.memory_mib() * TEMPLATE_PERCENT // 100
 
 
 def limiter(home: Home, use: str = "", *, tune: bool = True) -> Limiter:
@@ -213,6 +252,11 @@ def network(home: Home) -> Network:
     if chosen.name == "pasta":
         return UsermodeNetwork("pasta", chosen.path, home.root / "network")
     return NoNetwork(why=chosen.why, remedy=chosen.remedy)
+
+
+def network_for_engines(out: Network) -> Network | None:
+    """What can be put into containers that an engine has made: the kernel's own routing. None: nothing can."""
+    return out if out.capabilities().name == "veth" else None
 
 
 def box(home: Home, config: WorkerConfig) -> Box:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jitney.compose import folder, processes
+from jitney.values.volumes import Retention
 from jitney.wire.home import Home
 
 if TYPE_CHECKING:
@@ -141,13 +142,14 @@ async def serve(home: Home, config: Config, worker: Worker, *, background: bool,
         secret=home.read_token(),
         store=registry.store(home, config.server),
         sources=registry.sources(home),
-        contents=registry.contents(home),
+        contents=registry.contents(home, config.server),
         keys=registry.keys(home),
         logs=logs,
         options=ServerOptions(
             version=__version__,
             http_port=config.server.http_port,
             isolation=config.server.isolation,
+            retention=Retention(versions=config.server.volume_keep_versions, days=config.server.volume_keep_days),
             http_port_may_change=config.origins.get("server.http_port") == "default",
             idle_stop_s=idle_ms / 1000 if idle_ms else None,
         ),

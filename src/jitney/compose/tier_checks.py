@@ -62,11 +62,30 @@ def network(home: Home, config: Config) -> Finding:
     """How containers reach the world."""
     if tiers.choose(config.worker.runtime) == Isolation.PROCESS:
         return ok("network", "containers use the machine's own network, and cannot be restricted")
-    can = registry.network(home).capabilities()
+    out = registry.network(home)
+    if tiers.choose(config.worker.runtime) == Isolation.OCI:
+        has_own = registry.network_for_engines(out) is not None
+        why = tiers.why_network_is_the_engines(config.worker.oci_network, has_own=has_own)
+        if why:
+            return _engines_network(config.worker.oci_network, why)
+    can = out.capabilities()
     if can.outbound:
         rules = "addresses and domains" if can.domains else "addresses"
         return ok("network", f"{can.name}: outbound, restricted by {rules} where a function says so")
     return warning("network", "containers have no network", can.why, fix=can.remedy)
+
+
+def _engines_network(name: str, why: str) -> Finding:
+    if name == "none":
+        return ok("network", "containers have no network: oci_network says so")
+    return warning(
+        "network",
+        f"containers have a network of the engine's, as {why}",
+        "it hides neither this machine's own addresses nor metadata addresses (credentials of a cloud) from them; "
+        "a function that asks for a list of addresses or domains is refused",
+        fix="run the worker and the engine as root, with `jitney config set oci_network auto`; "
+        "or `jitney config set runtime namespaces`",
+    )
 
 
 def checkpoints(home: Home, config: Config) -> Finding:

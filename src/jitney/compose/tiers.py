@@ -59,6 +59,18 @@ def builds_behind_walls(runtime: str, tiers: Callable[[], tuple[Tier, ...]] = ow
     return any(tier.isolation is Isolation.NAMESPACES and not tier.why for tier in tiers())
 
 
+def why_network_is_the_engines(wanted: str, *, has_own: bool) -> str:
+    """Why containers of an engine have its own network; '' where they have ours, or there is no engine to ask.
+
+    `wanted`: the worker's setting; `has_own`: whether this worker can make networks.
+    """
+    from jitney.drivers.runtime.oci import render, where
+
+    found = where.find(os.environ, uid=os.getuid())
+    is_rootless = not found.why and not where.is_roots(found.path)
+    return render.why_the_engines(wanted, render.Engine(is_rootless=is_rootless), has_own=has_own)
+
+
 def _namespaces(isolation: Isolation) -> Tier:
     from jitney.drivers.walls.probe import probe
 

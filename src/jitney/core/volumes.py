@@ -210,15 +210,15 @@ def check_entry(entry: Entry) -> Entry:
     return entry
 
 
-def check_changes(puts: Sequence[Entry], removes: Sequence[str]) -> None:
+def check_changes(puts: Sequence[Entry], removes: Sequence[str], most: int = CHANGES_MAX) -> None:
     """What a commit changes.
 
     Raises:
         InvalidError: something of it cannot be, is there twice, or it is too much for one commit.
     """
-    if len(puts) + len(removes) > CHANGES_MAX:
+    if len(puts) + len(removes) > most:
         raise InvalidError(
-            f"{len(puts) + len(removes):,} changes are over the limit of {CHANGES_MAX:,} for one commit",
+            f"{len(puts) + len(removes):,} changes are over the limit of {most:,} for one commit",
             hint="commit in parts",
         )
     seen = set()

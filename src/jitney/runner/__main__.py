@@ -1,6 +1,6 @@
 """Start a template, a cold container or a wall by path, with an interpreter that does not have Jitney installed.
 
-    python .../jitney/runner/__main__.py template|cold|wall FD
+    python .../jitney/runner/__main__.py template|cold|wall|hub FD
 
 Only this package is made importable from where it lies, not what lies beside it: the image's own packages are the
 user's, and those of the worker's environment must not be mistaken for them.
@@ -39,10 +39,18 @@ def _main() -> None:
         from jitney.runner.wall.launch import main as launch
 
         sys.exit(launch(int(sys.argv[1])))
+    if kind == "hub":
+        from jitney.runner.wall.holder import main as hold
+
+        sys.exit(hold(int(sys.argv[1])))
     if kind == "mounted":
         from jitney.runner.keep.mounted import main as become
 
         become(sys.argv[1])
+    if kind in ("attach", "inside", "view"):
+        from jitney.runner.wall import visit
+
+        sys.exit(getattr(visit, kind)(sys.argv[1]))
     if kind == "cold":
         from jitney.runner.cold import main
     else:

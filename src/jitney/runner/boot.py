@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from jitney.runner import forkable, snapshot, template_protocol
-from jitney.runner.failures import encode_failure
+from jitney.runner.failures import encode_failure, encode_failure_text
 from jitney.runner.load import import_module
 from jitney.runner.process import line_buffer_output
 
@@ -69,6 +69,8 @@ def start(control: Control, *, is_cold: bool = False) -> tuple[Any, list[dict[st
         if control.ended:
             raise SystemExit(0)
     load = messages.pop(0)
+    if load.get("view") is not None:
+        _enter_view(control, load["view"])
     started_s = imported_s = time.monotonic()
     left: list[str] = []
     try:
@@ -104,6 +106,20 @@ def start(control: Control, *, is_cold: bool = False) -> tuple[Any, list[dict[st
         connections=snapshot.connections() if is_kept else [],
     )
     return module, messages
+
+
+def _enter_view(control: Control, plan: dict[str, Any]) -> None:
+    """Before anything can start a thread: with some, nothing can be joined. Ends the process if it fails."""
+    from jitney.runner.view import enter
+
+    try:
+        enter(plan)
+    except OSError as error:
+        import base64
+
+        failure = encode_failure_text("StartupError", f"its volumes cannot be mounted: {error}", module="jitney.errors")
+        control.send(template_protocol.LOAD_FAILED, failure=base64.b64encode(failure).decode())
+        raise SystemExit(1) from None
 
 
 def _ms(start_s: float, end_s: float) -> float:

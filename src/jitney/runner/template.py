@@ -93,14 +93,20 @@ class Template:
             return  # of a newer worker
         name, config = str(message["container"]), message["config"]
         _import_for(config)
+        view = _View() if message.get("view") is not None else None
         started_s = time.monotonic()
+        why = ""
         try:
             pid = self._fork(message["given"])
         except OSError as error:
-            self.control.send(template_protocol.FORK_FAILED, container=name, message=str(error))
-            pid = -1
+            pid, why = -1, str(error)
         if pid == 0:
-            self._be_container(message)
+            self._be_container(message, view)
+        if view is not None and (unseen := view.hear()) and pid > 0:
+            os.waitpid(pid, 0)
+            pid, why = -1, unseen
+        if pid < 0:
+            self.control.send(template_protocol.FORK_FAILED, container=name, message=why)
         private = () if message["private"] is None else (message["private"],)
         for descriptor in (message["stdout"], message["stderr"], *message["given"], *private):
             os.close(descriptor)
@@ -118,7 +124,7 @@ class Template:
             return os.fork()
         return self._pods.fork(given[0])
 
-    def _be_container(self, message: dict[str, Any]) -> None:
+    def _be_container(self, message: dict[str, Any], view: _View | None) -> None:
         """In the fork. Does not return."""
         code = 1
         try:
@@ -130,6 +136,8 @@ class Template:
                 self._pods.enter(message["given"])
             else:
                 process.join(message["given"])
+            if view is not None:
+                view.enter(message["view"])
             process.set_up(message, message["stdout"], message["stderr"])
             process.reseed()
             code = container.run(message["config"], self.module)
@@ -179,6 +187,36 @@ class Template:
             _empty(self._wake)
             self._reap()
         process.kill_children(self.spared)
+
+
+class _View:
+    """A fork's own view of the file system (runner.view), and whether it came about: told before code of users runs."""
+
+    def __init__(self) -> None:
+        import jitney.runner.view as _view  # noqa: F401  (here, so that no fork has to)
+
+        self._told, self._tell = os.pipe()
+
+    def enter(self, plan: dict[str, Any]) -> None:
+        """In the fork. Ends it where there can be no such view."""
+        from jitney.runner.view import enter
+
+        os.close(self._told)
+        try:
+            enter(plan)
+        except OSError as error:
+            os.write(self._tell, (str(error) or repr(error)).encode(errors="replace"))
+            os._exit(1)
+        os.close(self._tell)
+
+    def hear(self) -> str:
+        """In the template, after the fork: why there is none; '' = there is."""
+        os.close(self._tell)
+        said = b""
+        while part := os.read(self._told, 4096):
+            said += part
+        os.close(self._told)
+        return said.decode(errors="replace")
 
 
 def _import_for(config: dict[str, Any]) -> None:

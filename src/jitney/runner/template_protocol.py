@@ -9,9 +9,11 @@ A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one
     worker -> template
       load      {"source": folder or "", "module": name or "", "main_module": bool, "sys_path": [...],
                  "snapshot": null, or values.containers.Snapshot as JSON (bytes in base64),
-                 "checkpoint": bool, to a cold one: it is to be written down afterwards}
+                 "checkpoint": bool, to a cold one: it is to be written down afterwards,
+                 "view": null, or to a cold one what runner.view.enter is given, before the import}
       fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder,
-                 "rlimits": {"NOFILE": [soft, hard]}, "descriptors": n, "private": bool}, with 2 + n descriptors in
+                 "rlimits": {"NOFILE": [soft, hard]}, "descriptors": n, "private": bool,
+                 "view": absent, or what runner.view.enter is given}, with 2 + n descriptors in
                 SCM_RIGHTS on its first byte: the container's stdout and stderr; behind a wall also its pod and control
                 groups; last, if it has something private, a pipe of more variables, a JSON object, that only the fork
                 may read

@@ -54,6 +54,7 @@ from jitney.server.vault import Vault
 from jitney.server.volumes import Volumes
 from jitney.values.apps import AppState
 from jitney.values.isolation import Isolation
+from jitney.values.volumes import Retention
 from jitney.wire.home import Home
 from jitney.wire.messages import server as sm
 from jitney.wire.messages import workers as wm
@@ -73,6 +74,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     http_port: int | None = 0  # None: no HTTP; 0: any free port
     http_port_may_change: bool = False  # where it is taken: any free port instead of no HTTP
     isolation: Isolation = Isolation.PROCESS  # the lowest tier that any container may run at
+    retention: Retention = Retention()  # versions of volumes that stay
     idle_stop_s: float | None = None  # end after this long without work, clients and deployments; None: never
 
 
@@ -224,28 +226,27 @@ class Server:
             mounts,
             ServerApi(self.status, self.stop),
             *self._build_shared(boot).apis,
-            self._build_volumes(),
+            self._build_volumes(mounts),
         ):
             api.register(self.table)
         assert not self.table.missing(), self.table.missing()
 
     def _build_shared(self, boot: int) -> Shared:
         self.shared = Shared(
-            store=self._store,
-            boot=boot,
-            now_ms=self.fleet.wall_ms,
-            run=self._spawn,
-            blobs=self._home.blobs,
+            store=self._store, boot=boot, now_ms=self.fleet.wall_ms, run=self._spawn, blobs=self._home.blobs
         )
         return self.shared
 
-    def _build_volumes(self) -> VolumesApi:
+    def _build_volumes(self, mounts: Mounts) -> VolumesApi:
         self.volumes = Volumes(
             objects=self.shared.objects,
             store=self._store,
             contents=self._contents,
             now_ms=self.fleet.wall_ms,
             run=self._spawn,
+            retention=self._options.retention,
+            used=mounts.used,
+            holds=mounts.holds,
         )
         return VolumesApi(volumes=self.volumes, objects=self.shared.objects)
 

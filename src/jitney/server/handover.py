@@ -265,7 +265,8 @@ class HotQueue:
             self._queues.update(self, [item for item in items if item.is_stored])
             self._clock.set()
         deliveries = [QueueItem(item.number, item.payload or b"", item.deliveries) for item in items]
-        getter.asker.reply.answer(QueueItems(items=deliveries), lambda has_it: self._settled(getter, items, has_it))
+        sent = [(item, item.deliveries) for item in items]
+        getter.asker.reply.answer(QueueItems(items=deliveries), lambda has_it: self._settled(getter, sent, has_it))
 
     def _fitting(self, items: list[Item]) -> list[Item]:
         """As many of them as one answer may have; the others go back."""
@@ -292,8 +293,14 @@ class HotQueue:
         else:
             self._give(getter, items)
 
-    def _settled(self, getter: Getter, items: list[Item], has_it: bool) -> None:
-        """The peer has the items, or never will."""
+    def _settled(self, getter: Getter, sent: list[tuple[Item, int]], has_it: bool) -> None:
+        """The peer has the items, or never will.
+
+        A lease may have ended before that is known, and somebody else have the item: then it is no longer ours to
+        give back.
+        """
+        place = Place.LEASED if getter.lease_ms else Place.HELD
+        items = [item for item, deliveries in sent if item.place is place and item.deliveries == deliveries]
         if self.is_lost:
             if has_it and not getter.lease_ms:
                 for item in items:

@@ -15,6 +15,7 @@ from jitney.ports.volumes import Commit, VolumeStore
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.fleet import Fleet
 from jitney.server.link import Link
+from jitney.server.volume_keeping import Holds
 from jitney.values.volumes import WORKSPACE, Committed, Content, Entry, Kind
 from jitney.wire import methods
 from jitney.wire.messages import mounts as mm
@@ -24,6 +25,22 @@ from jitney.wire.messages import workers as wm
 log = logging.getLogger("jitney.mounts")
 
 SYNC_WAIT_S = 600.0  # a commit copies and hashes what was written
+DIFF_PAGE = 10_000  # paths of one answer
+WRITTEN_MAX = 10_000_000  # changes of one commit of a container, in parts
+ANSWERS_KEPT = 1_000
+PARTS_KEPT_MS = 3_600_000  # that parts of a commit wait for the next one
+
+
+class _Written:
+    """What came of a commit so far."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.at_ms = now_ms
+        self.parts = 0
+        self.puts: list[Entry] = []
+        self.removes: list[str] = []
+        self.contents: list[Content] = []
+        self.held: set[str] = set()
 
 
 class Mounts:
@@ -38,6 +55,10 @@ class Mounts:
         wall_ms: Callable[[], int],
         entropy: Callable[[int], bytes],
     ) -> None:
+        self.holds = Holds()
+        self._written: dict[str, _Written] = {}  # by the key of the commit
+        self._committed: dict[str, Committed] = {}  # the last ones, by key
+        self._seen: dict[str, dict[str, int]] = {}  # by container: the versions that it has
         self._fleet = fleet
         self._store = store
         self._contents = contents
@@ -56,44 +77,122 @@ class Mounts:
     async def heads(self, peer: Peer, request: mm.VolumeHeads, emit: Emit) -> mm.VolumeHeadsAnswer:
         """The newest versions of volumes."""
         heads = await self._store.heads(request.volume_ids)
+        if request.container_id in self._fleet.containers:
+            seen = self._seen.setdefault(request.container_id, {})
+            seen.update((head.volume_id, head.version) for head in heads)
         return mm.VolumeHeadsAnswer(versions=tuple(head.version for head in heads))
 
+    def used(self, volume_id: str) -> set[int] | None:
+        """The versions of a volume that containers have and functions name; None: one has it, and which is not known
+        (it was there before this server)."""
+        self._seen = {id_: seen for id_, seen in self._seen.items() if id_ in self._fleet.containers}
+        found: set[int] = set()
+        for pool in self._fleet.router.pools.values():
+            for mount in pool.spec.volumes:
+                if mount.volume_id != volume_id:
+                    continue
+                if mount.version is not None:
+                    found.add(mount.version)
+                    continue
+                seen = [self._seen.get(container_id, {}).get(volume_id) for container_id in pool.containers]
+                if None in seen:
+                    return None
+                found.update(version for version in seen if version is not None)
+        return found
+
     async def diff(self, peer: Peer, request: mm.VolumeDiff, emit: Emit) -> mm.VolumeDiffAnswer:
-        """What makes one version of another."""
-        found = await self._store.diff(request.volume_id, request.old, request.new)
-        return mm.VolumeDiffAnswer(puts=tuple(found.puts), removes=tuple(found.removes))
+        """A page of what makes one version of another."""
+        volume_id = request.volume_id
+        [head] = await self._store.heads([volume_id])
+        if request.new != head.version and await self._store.version(volume_id, request.new) is None:
+            raise NotFoundError(
+                f"version {request.new} of the volume is gone", hint="`jitney volume history` shows those that are kept"
+            )
+        if await self._store.version(volume_id, request.old) is None:
+            return mm.VolumeDiffAnswer(puts=(), removes=(), old_is_gone=True)
+        found = await self._store.diff(volume_id, request.old, request.new, after=request.after, limit=DIFF_PAGE)
+        return mm.VolumeDiffAnswer(puts=tuple(found.puts), removes=tuple(found.removes), after=found.after)
 
     async def commit(self, peer: Peer, request: mm.MountCommit, emit: Emit) -> Committed:
-        """Record what a container has written.
+        """Record what a container has written: with the last part of it.
 
         What no volume can hold (a link that leads out of it, a name that is not UTF-8) is left out, and logged: it
         must not keep the rest from being kept.
         """
-        puts: list[Entry] = []
-        contents: list[Content] = []
+        if request.key in self._committed:
+            return self._committed[request.key]  # its answer was lost
+        written = self._take_part(request)
+        try:
+            await self._adopt(request, written)
+            if request.more:
+                return Committed(version=request.base, changed=False)
+            done = await self._store.commit(
+                Commit(
+                    volume_id=request.volume_id,
+                    base=request.base,
+                    puts=written.puts,
+                    removes=written.removes,
+                    contents=written.contents,
+                    message=f"by container {request.container_id}",
+                    at_ms=self._wall_ms(),
+                    key=request.key,
+                    changes_max=WRITTEN_MAX,
+                )
+            )
+            self._committed[request.key] = done
+            while len(self._committed) > ANSWERS_KEPT:
+                del self._committed[next(iter(self._committed))]
+            return done
+        except BaseException:
+            self._drop(request.key)
+            raise
+        finally:
+            if not request.more:
+                self._drop(request.key)
+
+    def _take_part(self, request: mm.MountCommit) -> _Written:
+        """What came before this part.
+
+        Raises:
+            ConnectionError: it is not the next one: the commit has to begin again.
+            InvalidError: it is too much.
+        """
+        now_ms = self._wall_ms()
+        for key in [key for key, one in self._written.items() if one.at_ms < now_ms - PARTS_KEPT_MS]:
+            self._drop(key)
+        if not request.part:
+            self._drop(request.key)
+            self._written[request.key] = _Written(now_ms)
+        written = self._written.get(request.key)
+        if written is None or written.parts != request.part:
+            raise ConnectionError("a part of this commit is not here (any more)", hint="commit again")
+        if len(written.puts) + len(written.removes) + len(request.puts) + len(request.removes) > WRITTEN_MAX:
+            self._drop(request.key)
+            raise InvalidError(f"a commit of a container may have {WRITTEN_MAX:,} changes", hint="commit more often")
+        written.parts, written.at_ms = request.part + 1, now_ms
+        return written
+
+    def _drop(self, key: str) -> None:
+        written = self._written.pop(key, None)
+        if written is not None:
+            self.holds.give_up(written.held)
+
+    async def _adopt(self, request: mm.MountCommit, written: _Written) -> None:
         for put in request.puts:
             entry = put.entry
             try:
                 if entry.kind is Kind.FILE:
                     volumes.check_path(entry.path)
                     content = await self._contents.adopt(WORKSPACE, put.incoming, entry.size)
-                    contents.append(content)
+                    if content.digest not in written.held:
+                        written.held.add(content.digest)
+                        self.holds.take([content.digest])
+                    written.contents.append(content)
                     entry = msgspec.structs.replace(entry, digest=content.digest)
-                puts.append(volumes.check_entry(entry))
+                written.puts.append(volumes.check_entry(entry))
             except InvalidError as error:
                 log.warning("not_kept container=%s reason=%s", request.container_id, error)
-        return await self._store.commit(
-            Commit(
-                volume_id=request.volume_id,
-                base=request.base,
-                puts=puts,
-                removes=request.removes,
-                contents=contents,
-                message=f"by container {request.container_id}",
-                at_ms=self._wall_ms(),
-                key=request.key,
-            )
-        )
+        written.removes.extend(request.removes)
 
     # -------------------------------------------------------------------------------------------- for containers
 

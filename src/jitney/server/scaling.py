@@ -141,7 +141,7 @@ class Scaler:
     def send_start(self, container: Container, node: Node) -> None:
         """Tell a worker to start it: at once, or when the values of its secrets are known."""
         spec = container.pool.spec
-        if spec.secrets and self._secrets is not None:
+        if (spec.secrets or any(one.secret for one in spec.buckets)) and self._secrets is not None:
             self._run(self._start_with(self._secrets, container))
         else:
             node.send(wm.StartContainer(launch=self.launch(container)))
@@ -158,7 +158,8 @@ class Scaler:
             container_id=container.id,
         )
         try:
-            values = await secrets.open(spec.secrets, spec.env, use)
+            values = await secrets.open(spec.secrets, spec.env, use) if spec.secrets else {}
+            of_buckets = [await secrets.open([one.secret], {}, use) if one.secret else {} for one in spec.buckets]
         except JitneyError as error:
             log.warning("container %s has no secrets: %s", container.id, error)
             body = encode_failure_text(type(error).__name__, str(error), module=type(error).__module__)
@@ -170,7 +171,7 @@ class Scaler:
             return
         node = self._fleet.nodes.get(container.node_id)
         if node is not None and container.phase is Phase.STARTING and container.id in self._fleet.containers:
-            launch = msgspec.structs.replace(self.launch(container), secrets=values)
+            launch = msgspec.structs.replace(self.launch(container), secrets=values, bucket_secrets=tuple(of_buckets))
             node.send(wm.StartContainer(launch=launch))
 
     def _idle(self, wanting: Pool, now_ms: int) -> list[placement.Idle]:
@@ -229,6 +230,7 @@ class Scaler:
             isolation=self._isolation.stricter(spec.isolation),
             is_held=container.pool.is_held,
             volumes=spec.volumes,
+            buckets=spec.buckets,
         )
 
     def template(self, spec: FunctionSpec) -> TemplateSpec:

@@ -148,11 +148,14 @@ class Vault:
             NotFoundError: a secret is not there, or does not have a variable that it must have.
         """
         specs = tuple(specs)
-        settled = {
-            refs: await self.settle_refs(app_id, refs, given) for refs in {spec.secrets for spec in specs} if refs
-        }
+        wanted = {refs for spec in specs for refs in (spec.secrets, bucket_refs(spec)) if refs}
+        settled = {refs: await self.settle_refs(app_id, refs, given) for refs in wanted}
+        settled[()] = ()
         return tuple(
-            msgspec.structs.replace(spec, secrets=settled[spec.secrets]) if spec.secrets else spec for spec in specs
+            _with_buckets(msgspec.structs.replace(spec, secrets=settled[spec.secrets]), settled[bucket_refs(spec)])
+            if spec.secrets or spec.buckets
+            else spec
+            for spec in specs
         )
 
     async def settle_refs(
@@ -317,3 +320,20 @@ class Vault:
 def context_of(record: SecretRecord) -> bytes:
     """What a version is sealed for."""
     return sealing.context("jitney secret", record.secret_id, record.name, record.app_id, record.version)
+
+
+def bucket_refs(spec: FunctionSpec) -> tuple[SecretRef, ...]:
+    """The secrets of a function's buckets, in their order."""
+    return tuple(bucket.secret for bucket in spec.buckets if bucket.secret is not None)
+
+
+def _with_buckets(spec: FunctionSpec, refs: Sequence[SecretRef]) -> FunctionSpec:
+    """The function, its buckets with these secrets in place of theirs."""
+    left = iter(refs)
+    return msgspec.structs.replace(
+        spec,
+        buckets=tuple(
+            bucket if bucket.secret is None else msgspec.structs.replace(bucket, secret=next(left))
+            for bucket in spec.buckets
+        ),
+    )

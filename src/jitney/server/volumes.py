@@ -1,28 +1,24 @@
 """Volumes, as the server keeps them: versions in the store, contents beside it, and what binds the two.
 
 A commit first sees that all contents it refers to are there, which marks them as used, and is then recorded. So a file
-is on the disk before any version has it; and what a version has is never collected: `collect` removes only what was
-not used for `GRACE_MS`, in the same step in which it looks at that, and no version refers to (see ports.contents, 6).
-What a commit that was given up has left is collected in time.
+is on the disk before any version has it; and what a version has is never collected.
+What becomes of old versions, and of what no version has: see server.volume_keeping.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
 from jitney.core import volumes
 from jitney.core.objects import near
-from jitney.errors import InvalidError, JitneyError, NotFoundError
+from jitney.errors import InvalidError, NotFoundError
 from jitney.ports.contents import Contents
-from jitney.ports.store import Store
 from jitney.ports.volumes import LIST_MAX, Commit, Restore
-from jitney.server.objects import Objects
+from jitney.server.volume_keeping import Keeping
 from jitney.values.objects import ObjectKind, ObjectRecord
 from jitney.values.volumes import (
     MESSAGE_CHARACTERS_MAX,
@@ -30,7 +26,6 @@ from jitney.values.volumes import (
     Committed,
     Content,
     Entry,
-    Head,
     Kind,
     Version,
     VolumeInfo,
@@ -38,30 +33,11 @@ from jitney.values.volumes import (
 
 log = logging.getLogger("jitney.volumes")
 
-GRACE_MS = 3_600_000  # that a content stays though no version has it: somebody may be about to commit it
-INCOMING_MS = 24 * 3_600_000  # that what was begun stays for its client to go on with
-COLLECT_EVERY_S = 900.0
-PAGE = 1_000
 NAMES_LOOKED_AT = 1_000  # for one that is near
 
 
-class Volumes:
+class Volumes(Keeping):
     """The volumes of this server."""
-
-    def __init__(
-        self,
-        *,
-        objects: Objects,
-        store: Store,
-        contents: Contents,
-        now_ms: Callable[[], int],
-        run: Callable[[Coroutine[Any, Any, None]], None],
-    ) -> None:
-        self._objects = objects
-        self._store = store.volumes
-        self._contents = contents
-        self._now_ms = now_ms
-        objects.on_deleted[ObjectKind.VOLUME] = lambda record: run(self.forget(record.object_id))
 
     @property
     def contents(self) -> Contents:
@@ -69,27 +45,6 @@ class Volumes:
         return self._contents
 
     # ------------------------------------------------------------------------------------------- looking
-
-    async def head(self, volume_id: str) -> Head:
-        """The newest version of a volume.
-
-        Raises:
-            NotFoundError: there is no such volume.
-        """
-        await self._objects.find(volume_id, ObjectKind.VOLUME)
-        [head] = await self._store.heads([volume_id])
-        return head
-
-    async def version(self, volume_id: str, version: int | None) -> int:
-        """The number of a version; None is the newest.
-
-        Raises:
-            NotFoundError: there is no such volume, or version.
-        """
-        newest = (await self.head(volume_id)).version
-        if version is not None and not 0 <= version <= newest:
-            raise NotFoundError(f"the volume has no version {version}", hint=f"its newest version is {newest}")
-        return newest if version is None else version
 
     async def info(self, volume_id: str) -> VolumeInfo:
         """A volume as listed."""
@@ -204,11 +159,13 @@ class Volumes:
             InvalidError: a path, or the change as a whole, cannot be.
         """
         _check_message(message)
-        base = await self.version(volume_id, base)
-        contents = await self._contents_of(puts)
-        return await self._store.commit(
-            Commit(volume_id, base, puts, removes, contents, message, self._now_ms(), key, WORKSPACE, new_only)
-        )
+        newest = (await self.head(volume_id)).version
+        base = newest if base is None else base  # which may be gone: what is removed since is no conflict then
+        with self._holds.during({entry.digest for entry in puts if entry.kind is Kind.FILE}):
+            contents = await self._contents_of(puts)
+            return await self._store.commit(
+                Commit(volume_id, base, puts, removes, contents, message, self._now_ms(), key, WORKSPACE, new_only)
+            )
 
     async def _contents_of(self, puts: Sequence[Entry]) -> list[Content]:
         """The contents of files that are put, all of which are here."""
@@ -277,52 +234,6 @@ class Volumes:
     async def _moved(self, volume_id: str, version: int, entry: Entry, target: str) -> dict[str, Entry]:
         below = await self._all_below(volume_id, version, entry.path) if entry.kind is Kind.DIR else []
         return {one.path: one for one in volumes.moved([entry, *below], entry.path, target)}
-
-    # ------------------------------------------------------------------------------------------- the end of things
-
-    async def forget(self, volume_id: str) -> None:
-        """A volume was deleted: its versions go; its contents are collected later."""
-        await self._store.delete(volume_id)
-
-    async def keep_tidy(self) -> None:
-        """Collect now and then, until cancelled. What goes wrong is told, and tried again the next time."""
-        while True:
-            await asyncio.sleep(COLLECT_EVERY_S)
-            try:
-                await self.collect()
-            except JitneyError as error:
-                log.warning("volume_contents_not_collected reason=%s", error)
-
-    async def collect(self) -> int:
-        """Remove what no version has, and has not had for some time: how many contents."""
-        now_ms = self._now_ms()
-        for volume_id in await self._store.known():
-            try:
-                await self._objects.find(volume_id, ObjectKind.VOLUME)
-            except NotFoundError:  # deleted just before this server, or the last one, ended
-                await self._store.delete(volume_id)
-        while await self._store.sweep(limit=PAGE):
-            pass
-        await self._contents.sweep(now_ms - INCOMING_MS)
-        removed, after = 0, None
-        while True:
-            page = await self._contents.old(now_ms - GRACE_MS, after=after, limit=PAGE)
-            for workspace, stored in groupby(page, key=lambda one: one.workspace):
-                digests = [one.digest for one in stored]
-                removed += await self._collect(workspace, digests, now_ms - GRACE_MS)
-            if len(page) < PAGE:
-                break
-            after = page[-1]
-        if removed:
-            log.info("volume_contents_collected count=%d", removed)
-        return removed
-
-    async def _collect(self, workspace: str, digests: Sequence[str], before_ms: int) -> int:
-        referenced = await self._store.referenced(digests)
-        loose = [digest for digest in digests if digest not in referenced]
-        gone = await self._contents.remove(workspace, loose, before_ms)
-        await self._store.forget_contents(workspace, gone)
-        return len(gone)
 
 
 def _check_contents(contents: Iterable[Content], puts: Sequence[Entry] = ()) -> None:

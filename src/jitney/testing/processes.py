@@ -152,7 +152,17 @@ class ProcessStage:
         spared = self.runtime.template_pids() | self._before
         pids = [pid for pid in descendants() if pid not in spared]
         folders = [str(path) for path in self.home.containers.glob("ta-*")]
-        return [f"process {pid}" for pid in pids] + folders
+        return [_shown(pid) for pid in pids] + folders
+
+
+def _shown(pid: int) -> str:
+    """A process as a failed test shows it: what it runs tells whose it is."""
+    stat = procfs.stat(pid)
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        command = ""
+    return f"process {pid} {stat.state if stat else 'gone'}, child of {stat.ppid if stat else '?'}: {command[:200]}"
 
 
 S = TypeVar("S", bound=ProcessStage)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
+from jitney.values.buckets import AttachedBucket, BucketMount
 from jitney.values.functions import Resources
 from jitney.values.isolation import Isolation
 from jitney.values.network import NetworkPolicy
@@ -78,6 +79,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
     volumes: tuple[VolumeMount, ...] = ()  # as declared
     mounts: tuple[Mounted, ...] = ()  # the same, once the worker has laid them out
+    buckets: tuple[BucketMount, ...] = ()
+    bucket_secrets: tuple[dict[str, str], ...] = ()  # of each of them; the container gets none of it
+    attached: tuple[AttachedBucket, ...] = ()  # the same buckets, once the worker has mounted them
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from jitney.errors import InvalidError
+from jitney.values.buckets import BucketMount
 from jitney.values.isolation import Isolation
 from jitney.values.network import NetworkPolicy
 from jitney.values.secrets import SECRETS_MAX, SecretRef
@@ -152,6 +153,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Isolation | None = None  # the lowest tier that it may run at; None: the server's policy
     network: NetworkPolicy = NetworkPolicy()
     volumes: tuple[VolumeMount, ...] = ()
+    buckets: tuple[BucketMount, ...] = ()
     secrets: tuple[SecretRef, ...] = ()  # what its containers get in their environment: later ones win, `env` over all
     snapshot: bool = False  # methods marked @enter(snap=True) run once, in the template
     checkpoint: bool = False  # its containers may be restored from a checkpoint, where they cannot be forked
@@ -195,6 +197,7 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
 
     env: dict[str, str] | None = None
     secrets: tuple[SecretRef, ...] | None = None  # instead of all that were declared
+    volumes: tuple[VolumeMount, ...] | None = None  # instead of all that were declared
     retries: RetryPolicy | None = None
     timeout_ms: int | None = None
     min_containers: int | None = None

@@ -17,9 +17,13 @@ WORKSPACE = "main"  # whose contents are kept together; there is one
 
 BLOCK_BYTES = 8 * 1024 * 1024
 DIGEST_BYTES = 32  # SHA-256
-CHANGES_MAX = 100_000  # of one commit
+CHANGES_MAX = 100_000  # of one commit, or of one part of what a container has written
 CONFLICTS_MAX = 1_000  # that one answer lists; the others are counted
 MESSAGE_CHARACTERS_MAX = 1_000
+PREFETCH_MAX = 100  # patterns of one mount
+PATTERN_CHARACTERS_MAX = 1_000
+KEPT_VERSIONS_MAX = 1_000_000
+KEPT_DAYS_MAX = 36_500
 SIZE_MAX = 1 << 50
 MTIME_NS_MAX = (1 << 63) - 1
 FILE_MODE = 0o644
@@ -96,6 +100,19 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     restored: int | None = None  # the version whose content it has again
 
 
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """Which versions of a volume stay: the `versions` newest ones, and all that were the newest in the last `days`."""
+
+    versions: int = 10
+    days: int = 7
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.versions <= KEPT_VERSIONS_MAX:
+            raise InvalidError(f"of a volume, from 1 to {KEPT_VERSIONS_MAX:,} versions are kept, not {self.versions:,}")
+        if not 0 <= self.days <= KEPT_DAYS_MAX:
+            raise InvalidError(f"versions are kept for 0 to {KEPT_DAYS_MAX:,} days, not {self.days:,}")
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The newest version of a volume."""
 
@@ -141,11 +158,14 @@ class VolumeMount(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     sub_path: str = ""  # of the volume: only this folder of it
     version: int | None = None  # this one, read-only; None: the newest when a container starts
+    prefetch: tuple[str, ...] = ()  # files that match are brought into memory as a container starts
 
     def __post_init__(self) -> None:
         parts = self.path.split("/")
         if not self.path.startswith("/") or self.path == "/" or {"", ".", ".."} & set(parts[1:]) or "\0" in self.path:
             raise InvalidError(f"a volume is mounted at an absolute path that is not '/', not at {self.path!r}")
+        if len(self.prefetch) > PREFETCH_MAX or any(len(one) > PATTERN_CHARACTERS_MAX for one in self.prefetch):
+            raise InvalidError(f"prefetch has at most {PREFETCH_MAX} patterns of {PATTERN_CHARACTERS_MAX} characters")
         if self.version is not None and not self.read_only:
             raise InvalidError("a version of a volume can only be mounted read-only")
 

@@ -5,6 +5,7 @@
       server.json      how to reach the server that runs now (ServerInfo), written when it is ready
       lock             held by the server while it runs: a second one refuses
       secrets.key      the key that secrets in the store are encrypted with, 0600
+      bucket.owner     the id of this folder, where files of volumes are in a bucket
       store.sqlite     apps, calls, containers
       blobs/           payloads of durable calls; sources/: shipped files; images/: environments
       logs/            output of containers, a file per app; server.log, worker.log: ours
@@ -45,6 +46,7 @@ class Home:
         self.root = root
         self.token = root / "token"
         self.secret_keys = root / "secrets.key"
+        self.bucket_owner = root / "bucket.owner"
         self.server_info = root / "server.json"
         self.lock = root / "lock"
         self.store = root / "store.sqlite"
@@ -58,6 +60,7 @@ class Home:
         self.volumes = root / "volumes"  # contents of files, by workspace
         self.trees = root / "trees"  # versions of volumes, laid out for mounts
         self.uppers = root / "uppers"  # what containers write to volumes
+        self.buckets = root / "buckets"  # where buckets are mounted, for a moment each
         self.server_log = root / "server.log"
         self.worker_log = root / "worker.log"
 

@@ -16,7 +16,7 @@ from jitney.values.containers import ContainerRecord
 from jitney.values.images import Collected, PlannedImage
 from jitney.values.objects import ObjectRecord
 from jitney.values.secrets import SecretRecord
-from jitney.values.volumes import Committed
+from jitney.values.volumes import Committed, Retention
 from jitney.wire.messages import (
     apps,
     calls,
@@ -133,6 +133,7 @@ VOLUME_COPY = Method("volume.copy", volumes.VolumeCopy, Committed, None, "contai
 VOLUME_RENAME = Method("volume.rename", volumes.VolumeRename, Committed, None, "container")
 VOLUME_REMOVE = Method("volume.remove", volumes.VolumeRemove, Committed, None, "container")
 VOLUME_RESTORE = Method("volume.restore", volumes.VolumeRestore, Committed, None, "container")
+VOLUME_KEEP = Method("volume.keep", volumes.VolumeKeep, Retention, None, "container")
 VOLUME_DELETE = Method("volume.delete", volumes.VolumeRef, apps.Done, None, "container")
 VOLUME_MOUNT_COMMIT = Method("volume.commit_mount", volumes.VolumeMounted, Committed, None, "container")
 VOLUME_MOUNT_RELOAD = Method("volume.reload_mount", volumes.VolumeMounted, volumes.VolumeReloaded, None, "container")

@@ -17,6 +17,7 @@ import msgspec
 from jitney import __version__
 from jitney.core import imagesecrets
 from jitney.errors import JitneyError
+from jitney.ports.buckets import BucketMounter
 from jitney.ports.builder import ImageBuilder
 from jitney.ports.runtime import (
     ContainerHandle,
@@ -35,6 +36,7 @@ from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
 from jitney.wire.messages import workers
 from jitney.worker import events, images, node
+from jitney.worker.buckets import Buckets
 from jitney.worker.collecting import Holds
 from jitney.worker.exec import Commands
 from jitney.worker.held import HeldOutput
@@ -59,6 +61,7 @@ class Agent:
         *,
         state: WorkerState | None = None,
         trees: Trees | None = None,
+        mounter: BucketMounter | None = None,
     ) -> None:
         self.home = home
         self.runtime = runtime
@@ -77,6 +80,7 @@ class Agent:
             runtime, report=self.link.report, spawn=self._spawn, image=self._image, now_ms=self._now_ms
         )
         self.mounts = Mounts(home, runtime, trees, request=self.link.request, report=self.link.report)
+        self.buckets = Buckets(runtime, mounter)
         self._clock_offset_s = time.time() - time.monotonic()  # Unix time that does not jump while we run
         self._holds = Holds(builder)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,7 +112,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until there is nothing more to do: the server shut us down, or was gone for too long."""
-        reaped = await self.runtime.reap() + await self.builder.reap() + await self.mounts.reap()
+        reaped = sum([await one.reap() for one in (self.runtime, self.builder, self.mounts, self.buckets)])
         if reaped:
             log.info("leftovers_reaped count=%d", reaped)
         self.feed(events.LinkLost())  # there is none yet
@@ -123,6 +127,7 @@ class Agent:
             await asyncio.wait([connecting, *self._tasks])
             await self.builder.close()
             await self.runtime.close()
+            await self.buckets.close()
 
     def _command(self, command: workers.WorkerCommand) -> None:
         if isinstance(command, workers.SyncMount):
@@ -191,6 +196,7 @@ class Agent:
         finally:
             attending.cancel()
         await self.mounts.ended(handle.container_id)
+        await self.buckets.ended(handle.container_id)
         if quiet is not None:
             quiet.finish()
         self.feed(events.ContainerGone(handle.container_id, how))
@@ -200,7 +206,7 @@ class Agent:
         container_id = launch.container_id
         try:
             image = self._image(launch.template.image_id)
-            launch = await self.mounts.ready(launch)
+            launch = await self.buckets.ready(await self.mounts.ready(launch))
             if quiet is not None:
                 await quiet.prepare()
             return await self.runtime.start(launch, image, quiet or self._output)
@@ -218,6 +224,7 @@ class Agent:
         finally:
             self._starting.pop(container_id, None)
         await self.mounts.ended(container_id)  # it never ran
+        await self.buckets.ended(container_id)
         return None
 
     async def _destroy(self, handle: ContainerHandle) -> None:

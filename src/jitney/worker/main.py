@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 
+from jitney.ports.buckets import BucketMounter
 from jitney.ports.builder import ImageBuilder
 from jitney.ports.runtime import Runtime
 from jitney.ports.trees import Trees
@@ -28,6 +29,7 @@ def main(
     builder: ImageBuilder,
     trees: Trees | None = None,
     *,
+    mounter: BucketMounter | None = None,
     template_idle_ms: int = IDLE_MS,
     template_memory_mib: int = 0,
     images_keep_ms: int = 0,
@@ -43,7 +45,7 @@ def main(
     memory_mib = template_memory_mib or node.memory_mib() // MEMORY_SHARE
     pool = TemplatePool(idle_ms=template_idle_ms, memory_kib=memory_mib * 1024)
     state = WorkerState(pool, Collecting(images_keep_ms))
-    asyncio.run(serve(Agent(home, runtime, builder, state=state, trees=trees)))
+    asyncio.run(serve(Agent(home, runtime, builder, state=state, trees=trees, mounter=mounter)))
     return 0
 
 

@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -33,10 +34,12 @@ from jitney.wire.home import Home
 from jitney.wire.messages import mounts as mm
 from jitney.wire.messages import workers
 from jitney.wire.methods import VOLUME_COMMIT_WRITTEN, VOLUME_DIFF, VOLUME_HEADS, Method
+from jitney.worker import prefetch
 
 log = logging.getLogger("jitney.worker")
 
 COMMIT_EVERY_S = 5.0
+PART_CHANGES = 10_000  # of a commit, that one message has
 RETRY_S = 0.5
 ATTEMPTS_MAX = 240  # of the last commit, while the server is away: two minutes
 
@@ -81,6 +84,7 @@ class Mounts:
         self._live: dict[str, list[Live]] = {}  # by container
         self._handles: dict[str, ContainerHandle] = {}
         self._laying: dict[str, asyncio.Lock] = {}
+        self._prefetching: set[asyncio.Task[None]] = set()
 
     @property
     def _trees(self) -> Trees:
@@ -108,11 +112,11 @@ class Mounts:
             return launch
         if not isinstance(self._runtime, Mounting):
             raise StartFailed(
-                f"it has volumes, and containers of the runtime {self._runtime.capabilities().name!r} have no "
-                "mounts of their own: use the runtime 'namespaces' (`jitney doctor` says what this machine can do)"
+                f"it has volumes, and containers of the runtime {self._runtime.capabilities().name!r} have no mounts "
+                "of their own: use 'namespaces', 'process' or 'oci' (`jitney doctor` says what this machine can do)"
             )
         try:
-            heads = await self._heads(tuple(one.volume_id for one in launch.volumes))
+            heads = await self._heads(tuple(one.volume_id for one in launch.volumes), launch.container_id)
             lives = []
             for number, (volume, head) in enumerate(zip(launch.volumes, heads, strict=True)):
                 version = head if volume.version is None else volume.version
@@ -121,7 +125,18 @@ class Mounts:
         except JitneyError as error:
             raise StartFailed(f"its volumes cannot be mounted: {error}") from error
         self._live[launch.container_id] = lives
+        self._prefetch(launch.volumes, lives)
         return msgspec.structs.replace(launch, mounts=tuple(one.mounted for one in lives))
+
+    def _prefetch(self, volumes: tuple[VolumeMount, ...], lives: list[Live]) -> None:
+        """Begin to bring into memory what was asked for, and do not wait for it."""
+        for volume, live in zip(volumes, lives, strict=True):
+            if volume.prefetch:
+                folder = self._trees.folder(volume.volume_id)
+                layers = [folder / layer for layer in live.mounted.layers]
+                task = asyncio.create_task(asyncio.to_thread(_bring, layers, volume.prefetch, volume.sub_path))
+                self._prefetching.add(task)
+                task.add_done_callback(self._prefetching.discard)
 
     def _live_of(
         self, container_id: str, number: int, volume: VolumeMount, version: int, layers: tuple[str, ...]
@@ -137,8 +152,9 @@ class Mounts:
         )
         return Live(mounted, self._home.uppers / upper / "upper" if upper else None)
 
-    async def _heads(self, volume_ids: tuple[str, ...]) -> tuple[int, ...]:
-        answer: mm.VolumeHeadsAnswer = await self._request(VOLUME_HEADS, mm.VolumeHeads(volume_ids=volume_ids))
+    async def _heads(self, volume_ids: tuple[str, ...], container_id: str) -> tuple[int, ...]:
+        request = mm.VolumeHeads(volume_ids=volume_ids, container_id=container_id)
+        answer: mm.VolumeHeadsAnswer = await self._request(VOLUME_HEADS, request)
         return answer.versions
 
     async def _lay_out(self, volume_id: str, version: int, *, is_head: bool) -> tuple[str, ...]:
@@ -150,6 +166,8 @@ class Mounts:
             height = len(self._trees.layers(volume_id, old))
             how = laying(version, is_newest=is_head, stacked=old, height=height)
             diff = await self._diff(volume_id, old if how is Laying.EXTEND else 0, version)
+            if diff.old_is_gone:  # the stack is at a version that is not kept any more
+                how, diff = Laying.RESTACK, await self._diff(volume_id, 0, version)
             if how is Laying.ALONE:
                 await self._trees.lay_out(volume_id, version, diff.puts)
             elif how is Laying.RESTACK:
@@ -164,10 +182,16 @@ class Mounts:
         return {layer for live in lives for layer in live.mounted.layers}
 
     async def _diff(self, volume_id: str, old: int, new: int) -> mm.VolumeDiffAnswer:
-        answer: mm.VolumeDiffAnswer = await self._request(
-            VOLUME_DIFF, mm.VolumeDiff(volume_id=volume_id, old=old, new=new)
+        pages: list[mm.VolumeDiffAnswer] = []
+        while not pages or pages[-1].after:
+            after = pages[-1].after if pages else ""
+            request = mm.VolumeDiff(volume_id=volume_id, old=old, new=new, after=after)
+            pages.append(await self._request(VOLUME_DIFF, request))
+        return mm.VolumeDiffAnswer(
+            puts=tuple(chain.from_iterable(page.puts for page in pages)),
+            removes=tuple(chain.from_iterable(page.removes for page in pages)),
+            old_is_gone=any(page.old_is_gone for page in pages),
         )
-        return answer
 
     # -------------------------------------------------------------------------------------------- running
 
@@ -216,7 +240,7 @@ class Mounts:
         if handle is None:
             raise NotFoundError("the container has not started yet")
         async with live.lock:
-            (head,) = await self._heads((live.mounted.volume_id,))
+            (head,) = await self._heads((live.mounted.volume_id,), container_id)
             if head != live.mounted.version:
                 layers = await self._lay_out(live.mounted.volume_id, head, is_head=True)
                 mounted = msgspec.structs.replace(live.mounted, version=head, layers=layers)
@@ -233,19 +257,33 @@ class Mounts:
                 return Committed(version=live.mounted.version, changed=False)
             puts, stamps = await asyncio.to_thread(self._leave, live.upper, changes, live.mounted.sub_path)
             removes = tuple(_below(live.mounted.sub_path, path) for path in changes.removes)
-            committed: Committed = await self._request(
-                VOLUME_COMMIT_WRITTEN,
-                mm.MountCommit(
-                    container_id=container_id,
-                    volume_id=live.mounted.volume_id,
-                    base=live.mounted.version,
-                    puts=puts,
-                    removes=removes,
-                    key=secrets.token_hex(16),
-                ),
-            )
+            committed = await self._send(container_id, live.mounted, puts, removes)
             live.stamps = stamps
             return committed
+
+    async def _send(
+        self, container_id: str, mounted: Mounted, puts: tuple[mm.MountedPut, ...], removes: tuple[str, ...]
+    ) -> Committed:
+        """In parts where it is much: the server makes one version of them, with the last."""
+        key = secrets.token_hex(16)
+        parts: list[tuple[tuple[mm.MountedPut, ...], tuple[str, ...]]]
+        parts = [(puts[at : at + PART_CHANGES], ()) for at in range(0, len(puts), PART_CHANGES)]
+        parts += [((), removes[at : at + PART_CHANGES]) for at in range(0, len(removes), PART_CHANGES)]
+        if len(puts) + len(removes) <= PART_CHANGES:
+            parts = [(puts, removes)]
+        for number, (some_puts, some_removes) in enumerate(parts):
+            request = mm.MountCommit(
+                container_id=container_id,
+                volume_id=mounted.volume_id,
+                base=mounted.version,
+                puts=some_puts,
+                removes=some_removes,
+                key=key,
+                part=number,
+                more=number < len(parts) - 1,
+            )
+            committed: Committed = await self._request(VOLUME_COMMIT_WRITTEN, request)
+        return committed
 
     def _leave(
         self, upper: Path, changes: Changes, sub_path: str
@@ -302,6 +340,14 @@ class Mounts:
                 return
             else:
                 return
+
+
+def _bring(layers: list[Path], patterns: tuple[str, ...], sub_path: str) -> None:
+    try:
+        told = prefetch.prefetch(prefetch.wanted(layers, patterns, sub_path), prefetch.room_bytes())
+        log.info("prefetched bytes=%d layers=%s", told, len(layers))
+    except OSError as error:  # it would only have been faster
+        log.warning("not_prefetched reason=%s", error)
 
 
 def _below(sub_path: str, path: str) -> str:

@@ -116,13 +116,15 @@ def render_stage(image: BuiltImage, outside: Outside) -> list[Op]:
     return ops
 
 
-def render_mount(mounted: Mounted, *, replaces: bool) -> dict[str, Any]:
-    """A volume in a pod, as runner.wall.mounting makes it."""
-    layers = [f"/volumes/{mounted.volume_id}/{layer}" for layer in mounted.layers]
-    upper, work = (f"/uppers/{mounted.upper}/{name}" if mounted.upper else "" for name in ("upper", "work"))
-    op: Op = ["overlay", "/r", layers, upper, work, mounted.read_only]
+def render_mount(
+    mounted: Mounted, *, replaces: bool, stage: str = "/r", volumes: str = "/volumes", uppers: str = "/uppers"
+) -> dict[str, Any]:
+    """A volume in a pod, as runner.wall.mounting makes it; the paths are those of the pod's warden."""
+    layers = [f"{volumes}/{mounted.volume_id}/{layer}" for layer in mounted.layers]
+    upper, work = (f"{uppers}/{mounted.upper}/{name}" if mounted.upper else "" for name in ("upper", "work"))
+    op: Op = ["overlay", stage, layers, upper, work, mounted.read_only]
     if not upper and len(layers) == 1:
-        op = ["bind", layers[0], "/r", True]  # overlays want two folders
+        op = ["bind", layers[0], stage, True]  # overlays want two folders
     return {
         "target": mounted.target,
         "ops": [op],

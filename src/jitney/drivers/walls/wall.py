@@ -178,6 +178,16 @@ class Wall:
         message = {"kind": "mount", "pod": pod.name, "mounts": mounts}
         await self._ask(f"mounted {pod.name}", message, [pod.pidfd])
 
+    async def attach(self, pod: Pod, mount: int, target: str, *, read_only: bool) -> None:
+        """Attach a mount that is attached nowhere in a pod; the descriptor stays the caller's.
+
+        Raises:
+            WallFailed: it could not be.
+            WallGone: the warden has ended.
+        """
+        message = {"kind": "attach", "pod": pod.name, "target": target, "read_only": read_only}
+        await self._ask(f"mounted {pod.name}", message, [pod.pidfd, mount])
+
     async def start(
         self, kind: str, name: str, message: dict[str, Any], descriptors: Sequence[int]
     ) -> tuple[WallChild, list[int]]:

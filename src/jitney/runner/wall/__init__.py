@@ -16,6 +16,8 @@ who, from the outside in:
     container (`enter`)   a fork of the template that has joined a pod: no capability, no new privileges, the strict
                           filter, its control group. Only then user code goes on.
 
+Where an engine makes the wall, a `holder` has what the warden has of the network, and nothing else of this is there.
+
 Killing a pod kills all that runs in it, and killing the warden all that runs in the wall: the kernel sees to it.
 
 What is no boundary: the template imports the user's module with CAP_SYS_ADMIN in the wall's user namespace. Templates

@@ -23,6 +23,7 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19  # what is mounted around it comes in; what is mounted in it stays there
 MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
@@ -145,6 +146,13 @@ def set_flags(target: str, *, read_only: bool, recursive: bool) -> None:
     attributes = struct.pack("<QQQQ", bits, 0, 0, 0)
     how = _AT_RECURSIVE if recursive else 0
     result = _libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, _bytes(target), how, attributes, len(attributes))
+    _check(result, f"mount_setattr {target}")
+
+
+def set_writable(target: str) -> None:
+    """The mount at a path is not read-only (any more)."""
+    attributes = struct.pack("<QQQQ", 0, _MOUNT_ATTR_RDONLY, 0, 0)
+    result = _libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, _bytes(target), 0, attributes, len(attributes))
     _check(result, f"mount_setattr {target}")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,14 +27,25 @@ def own_mounts() -> int:
     return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def mount(pod: int, own: int, mounts: Sequence[dict[str, Any]]) -> None:
+def mount(
+    pod: int,
+    own: int,
+    mounts: Sequence[dict[str, Any]],
+    *,
+    stage: str = STAGE,
+    folder: str = "/",
+    make_folder: Callable[[str], None] | None = None,
+) -> None:
     """Attach mounts in a pod, in order.
 
     Args:
         pod: its first process, as a pidfd.
         own: the caller's `own_mounts`.
-        mounts: of each "target", "ops" that make it at the stage's /r, "part": which folder of it is meant ("": all),
+        mounts: of each "target", "ops" that make it at the stage, "part": which folder of it is meant ("": all),
             "read_only", and "replaces": whether one of ours is at the target.
+        stage: the caller's folder where each is made.
+        folder: of the caller's, what relative paths in operations start from.
+        make_folder: makes the target where it is missing, seen from the pod.
 
     Raises:
         OSError: one could not be (EBUSY: files of what was there are open); those before it have been attached.
@@ -43,18 +54,55 @@ def mount(pod: int, own: int, mounts: Sequence[dict[str, Any]]) -> None:
         if one["replaces"]:
             with _joined(pod, own):
                 kernel.unmount_unused(one["target"])
-        perform(one["ops"])
-        try:
-            tree = kernel.take(_part(one["part"], one["read_only"]), recursive=False)
-        finally:
-            kernel.unmount(STAGE)
+        os.chdir(folder)  # joining leaves it
+        tree = make(one, stage)
         try:
             with _joined(pod, own):
-                _make_folder(one["target"])
-                kernel.put(tree, one["target"])
-                kernel.set_flags(one["target"], read_only=one["read_only"], recursive=False)
+                (make_folder or _make_folder)(one["target"])
+                _put(tree, one)
         finally:
             os.close(tree)
+
+
+def attach(pod: int, own: int, tree: int, target: str, *, read_only: bool) -> None:
+    """Attach a mount that another has made, and that is attached nowhere, in a pod.
+
+    Raises:
+        OSError: it could not be.
+    """
+    with _joined(pod, own):
+        _make_folder(target)
+        _put(tree, {"target": target, "read_only": read_only})
+
+
+def mount_here(mounts: Sequence[dict[str, Any]], stage: str) -> None:
+    """The same for the caller's own view of the file system.
+
+    Raises:
+        OSError: as `mount`.
+    """
+    for one in mounts:
+        if one["replaces"]:
+            kernel.unmount_unused(one["target"])
+        tree = make(one, stage)
+        try:
+            _put(tree, one)
+        finally:
+            os.close(tree)
+
+
+def make(one: dict[str, Any], stage: str) -> int:
+    """A mount that is attached nowhere; the stage is free again."""
+    perform(one["ops"])
+    try:
+        return kernel.take(_part(stage, one["part"], one["read_only"]), recursive=False)
+    finally:
+        kernel.unmount(stage)
+
+
+def _put(tree: int, one: dict[str, Any]) -> None:
+    kernel.put(tree, one["target"])
+    kernel.set_flags(one["target"], read_only=one["read_only"], recursive=False)
 
 
 @contextmanager
@@ -66,9 +114,9 @@ def _joined(pod: int, own: int) -> Iterator[None]:
         kernel.setns(own, kernel.NEWNS)
 
 
-def _part(path: str, read_only: bool) -> str:
-    """A folder of what was mounted. Links are hostile: they would lead to what the warden sees."""
-    found = STAGE
+def _part(stage: str, path: str, read_only: bool) -> str:
+    """A folder of what was mounted. Links are hostile: they would lead to what the caller sees."""
+    found = stage
     for name in filter(None, path.split("/")):
         found = f"{found}/{name}"
         if not os.path.lexists(found) and not read_only:

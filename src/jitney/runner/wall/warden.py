@@ -12,6 +12,8 @@ Messages on its socket (frames as in runner.template_protocol; descriptors come 
                                                             descriptors: the pod, the process's, the control groups
       mount     {"pod", "mounts": [...]}                    what comes into a pod later (runner.wall.mounting);
                                                             descriptor: the pod
+      attach    {"pod", "target", "read_only"}              a mount of the worker's comes into a pod, answered by mounted;
+                                                            descriptors: the pod, the mount
     warden -> worker
       hub       {"message": "" or what went wrong}
       pod       {"pod", "message"} with a pidfd
@@ -126,6 +128,18 @@ class Warden:
             return
         self._send("pod", (pidfd,), pod=message["pod"], message="")
         os.close(pidfd)
+
+    def _on_attach(self, message: dict[str, Any]) -> None:
+        where, tree = self._take(2)
+        reason = ""
+        try:
+            mounting.attach(where, self._own_mounts, tree, message["target"], read_only=message["read_only"])
+        except OSError as error:
+            reason = str(error) or repr(error)
+        finally:
+            os.close(where)
+            os.close(tree)
+        self._send("mounted", pod=message["pod"], message=reason, code=0)
 
     def _on_mount(self, message: dict[str, Any]) -> None:
         (where,) = self._take(1)

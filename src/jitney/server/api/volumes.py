@@ -9,7 +9,7 @@ from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.objects import Objects
 from jitney.server.volumes import Volumes
 from jitney.values.objects import ObjectKind
-from jitney.values.volumes import BLOCK_BYTES, WORKSPACE, Committed, Kind
+from jitney.values.volumes import BLOCK_BYTES, WORKSPACE, Committed, Kind, Retention
 from jitney.wire import methods
 from jitney.wire.messages import volumes as vm
 from jitney.wire.messages.apps import Done
@@ -41,6 +41,7 @@ class VolumesApi:
         table.on(methods.VOLUME_RENAME, self.rename)
         table.on(methods.VOLUME_REMOVE, self.remove)
         table.on(methods.VOLUME_RESTORE, self.restore)
+        table.on(methods.VOLUME_KEEP, self.keep)
         table.on(methods.VOLUME_DELETE, self.delete)
 
     async def list(self, peer: Peer, request: vm.VolumeList, emit: Emit) -> vm.VolumeListed:
@@ -80,7 +81,17 @@ class VolumesApi:
         if not 1 <= request.limit <= HISTORY_MAX:
             raise InvalidError(f"limit must be from 1 to {HISTORY_MAX:,}")
         versions = await self._volumes.history(request.volume_id, before=request.before, limit=request.limit)
-        return vm.VolumeHistoryAnswer(versions=tuple(versions))
+        retention = await self._volumes.retention(request.volume_id)
+        return vm.VolumeHistoryAnswer(versions=tuple(versions), retention=retention)
+
+    async def keep(self, peer: Peer, request: vm.VolumeKeep, emit: Emit) -> Retention:
+        """Set, or tell, which versions stay."""
+        if request.is_question:
+            await self._objects.find(request.volume_id, ObjectKind.VOLUME)
+            return await self._volumes.retention(request.volume_id)
+        if peer.role == "container":
+            raise PermissionDeniedError("a container may not set what is kept", hint="use `jitney volume keep`")
+        return await self._volumes.keep(request.volume_id, request.versions, request.days)
 
     async def missing(self, peer: Peer, request: vm.VolumeMissing, emit: Emit) -> vm.VolumeMissingAnswer:
         """Which blocks have to be sent."""

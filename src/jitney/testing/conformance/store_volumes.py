@@ -16,7 +16,7 @@ from jitney.ports.store import Store
 from jitney.ports.volumes import Commit, Restore
 from jitney.testing.conformance.running import Run, Running
 from jitney.values import ids
-from jitney.values.volumes import BLOCK_BYTES, Committed, Content, Entry, Kind
+from jitney.values.volumes import BLOCK_BYTES, Committed, Content, Entry, Kind, Retention
 
 WORKSPACE = "main"
 
@@ -186,13 +186,46 @@ class VolumeContract(Running):
         commit([file("a/b", "1"), file("c"), file("same")])
         commit([file("a/b", "2"), file("d")], ["c"])
         commit([file("c")], ["d"])
-        assert run(store.volumes.diff(volume_id(), 1, 3)) == ([file("a/b", "2")], [])
-        assert run(store.volumes.diff(volume_id(), 1, 2)) == ([file("d"), file("a/b", "2")], ["c"])
-        assert run(store.volumes.diff(volume_id(), 2, 1)) == ([file("c"), file("a/b", "1")], ["d"])
+        assert run(store.volumes.diff(volume_id(), 1, 3)) == ([file("a/b", "2")], [], "")
+        assert run(store.volumes.diff(volume_id(), 1, 2)) == ([file("d"), file("a/b", "2")], ["c"], "")
+        assert run(store.volumes.diff(volume_id(), 2, 1)) == ([file("c"), file("a/b", "1")], ["d"], "")
+        first = run(store.volumes.diff(volume_id(), 1, 2, limit=2))
+        assert first == ([file("d")], ["c"], "d")
+        assert run(store.volumes.diff(volume_id(), 1, 2, after="d", limit=2)) == ([file("a/b", "2")], [], "")
         assert run(store.volumes.diff(volume_id(), 0, 1)).puts == [
             folder("a"), file("c"), file("same"), file("a/b", "1"),
         ]  # fmt: skip
-        assert run(store.volumes.diff(volume_id(), 2, 2)) == ([], [])
+        assert run(store.volumes.diff(volume_id(), 2, 2)) == ([], [], "")
+
+    def test_4_versions_are_pruned_and_the_others_stay(self, store: Store, run: Run, commit: Any, paths: Any) -> None:
+        one, two = large(b"A"), large(b"B")
+        commit([Entry(path="w", size=one.size, digest=one.digest), file("kept")], contents=[one])
+        commit([Entry(path="w", size=two.size, digest=two.digest)], contents=[two])
+        commit([file("new")], ["w"])
+        commit([file("new", "2")], key="k")
+        assert run(store.volumes.prune(volume_id(), [0, 1, 1, 3, 4, 9])) == 2
+        assert run(store.volumes.prune(volume_id(), [1])) == 0
+        assert [v.version for v in run(store.volumes.history(volume_id()))] == [4, 2]
+        assert run(store.volumes.version(volume_id(), 1)) is None
+        while run(store.volumes.sweep(limit=1)):
+            pass
+        assert (paths(2), paths(4)) == (["kept", "w"], ["kept", "new"])
+        assert run(store.volumes.diff(volume_id(), 2, 4)) == ([file("new", "2")], ["w"], "")
+        assert run(store.volumes.referenced(WORKSPACE, [one.digest, two.digest])) == {two.digest}
+        with pytest.raises(NotFoundError):
+            run(store.volumes.restore(Restore(volume_id(), 3)))
+        assert run(store.volumes.restore(Restore(volume_id(), 2))).version == 5
+        assert commit([file("late")], base=3).version == 6  # its author saw a version that is gone
+
+    def test_what_is_kept_is_set_for_each_volume(self, store: Store, run: Run, commit: Any) -> None:
+        commit([file("a")])
+        assert run(store.volumes.retention(volume_id())) is None
+        for kept in (Retention(versions=3, days=0), Retention(versions=1, days=5)):
+            run(store.volumes.keep(volume_id(), kept))
+            assert run(store.volumes.retention(volume_id())) == kept
+        assert run(store.volumes.retention(volume_id(2))) is None
+        run(store.volumes.delete(volume_id()))
+        assert run(store.volumes.retention(volume_id())) is None
 
     def test_6_pages_of_a_listing_have_each_entry_once(self, store: Store, run: Run, commit: Any) -> None:
         names = ["f", "f!", "f-a", "f/b", "f/b/\x01odd", "f/0", "f0", "f0/x", "ä", "\U0010ffff/z", " /q"]
@@ -285,14 +318,28 @@ class VolumeContract(Running):
         commit([Entry(path="one", size=one.size, digest=one.digest)], contents=[one])
         commit([], ["one"])
         run(store.volumes.forget_contents(WORKSPACE, [one.digest, "0" * 64]))
-        assert run(store.volumes.referenced([one.digest, "0" * 64])) == {one.digest}
+        assert run(store.volumes.referenced(WORKSPACE, [one.digest, "0" * 64])) == {one.digest}
         assert run(store.volumes.contents(WORKSPACE, [one.digest])) == [one]
         run(store.volumes.delete(volume_id()))
-        assert run(store.volumes.referenced([one.digest])) == {one.digest}  # until what it was made of is gone
-        run(store.volumes.sweep())
-        assert run(store.volumes.referenced([one.digest])) == set()
+        assert run(store.volumes.referenced(WORKSPACE, [one.digest])) == set()
         run(store.volumes.forget_contents("other", [one.digest]))
         assert run(store.volumes.contents(WORKSPACE, [one.digest])) == [one]
         run(store.volumes.forget_contents(WORKSPACE, [one.digest]))
         assert run(store.volumes.contents(WORKSPACE, [one.digest])) == []
         assert run(store.volumes.blocks(WORKSPACE, [one.block(0)])) == {}
+
+    def test_5_what_one_workspace_refers_to_is_nothing_to_another(self, store: Store, run: Run, commit: Any) -> None:
+        one = large(b"A")
+        put = Entry(path="one", size=one.size, digest=one.digest)
+        commit([put], contents=[one], workspace="theirs")
+        run(store.volumes.commit(Commit(volume_id(2), 0, [put], (), [one], workspace="mine")))
+        run(store.volumes.delete(volume_id(2)))
+        run(store.volumes.sweep())
+        assert run(store.volumes.referenced("mine", [one.digest])) == set()
+        run(store.volumes.forget_contents("mine", [one.digest]))
+        assert run(store.volumes.contents("mine", [one.digest])) == []
+        assert run(store.volumes.blocks("mine", [one.block(0)])) == {}
+        run(store.volumes.forget_contents("theirs", [one.digest]))
+        assert run(store.volumes.referenced("theirs", [one.digest])) == {one.digest}
+        assert run(store.volumes.contents("theirs", [one.digest])) == [one]
+        assert run(store.volumes.blocks("theirs", [one.block(0)])) == {one.block(0): Block(one.digest, 0)}

@@ -8,9 +8,10 @@ from jitney.values.volumes import Entry
 
 
 class VolumeHeads(msgspec.Struct, frozen=True, kw_only=True):
-    """Which versions are the newest."""
+    """Which versions are the newest. `container_id`: it gets those, which stay as long as it has them."""
 
     volume_ids: tuple[str, ...]
+    container_id: str = ""
 
 
 class VolumeHeadsAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,16 +21,21 @@ class VolumeHeadsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VolumeDiff(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes one version of another; from version 0: all of it."""
+    """What makes one version of another; from version 0: all of it. A page of it, from behind the path `after` on."""
 
     volume_id: str
     old: int
     new: int
+    after: str = ""
 
 
 class VolumeDiffAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`after`: where the next page begins; '' where there is none. `old_is_gone`: there is nothing to go by but all."""
+
     puts: tuple[Entry, ...]
     removes: tuple[str, ...]
+    after: str = ""
+    old_is_gone: bool = False
 
 
 class MountedPut(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +46,10 @@ class MountedPut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountCommit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a container has changed in a volume since the version that it saw. `key`: the same for one sent again."""
+    """What a container has changed in a volume since the version that it saw. `key`: the same for one sent again.
+
+    Large ones come in parts with one key: `more` follow, and the last one commits them all, as one version.
+    """
 
     container_id: str
     volume_id: str
@@ -48,3 +57,5 @@ class MountCommit(msgspec.Struct, frozen=True, kw_only=True):
     puts: tuple[MountedPut, ...]
     removes: tuple[str, ...]
     key: str
+    part: int = 0
+    more: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from jitney.values.volumes import Content, Entry, Version, VolumeInfo
+from jitney.values.volumes import Content, Entry, Retention, Version, VolumeInfo
 
 
 class VolumeRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +77,16 @@ class VolumeHistory(msgspec.Struct, frozen=True, kw_only=True):
 
 class VolumeHistoryAnswer(msgspec.Struct, frozen=True, kw_only=True):
     versions: tuple[Version, ...]
+    retention: Retention | None = None  # which of them stay
+
+
+class VolumeKeep(msgspec.Struct, frozen=True, kw_only=True):
+    """Set which versions stay. None leaves one as it is; both: as the server has it for all. `is_question`: only ask."""
+
+    volume_id: str
+    versions: int | None = None
+    days: int | None = None
+    is_question: bool = False
 
 
 class VolumeMissing(msgspec.Struct, frozen=True, kw_only=True):

@@ -315,7 +315,7 @@ class LocalContents:
                 for digest in _names(self._folder / workspace / "files" / prefix):
                     one = Stored(workspace, digest)
                     with suppress(FileNotFoundError):
-                        if (after is None or one > after) and _used_ms(os.stat(self.path(one))) < before_ms:
+                        if (after is None or one > after) and _is_old(os.stat(self.path(one)), before_ms):
                             found.append(one)
                     if len(found) >= limit:
                         return found
@@ -330,7 +330,7 @@ class LocalContents:
         path = self.path(one)
         with self._lock:
             try:
-                if _used_ms(os.stat(path)) >= before_ms:
+                if not _is_old(os.stat(path), before_ms):
                     return False
                 os.unlink(path)
             except FileNotFoundError:
@@ -352,6 +352,11 @@ class LocalContents:
                         dropped += 1
                         self._begun.pop(Stored(workspace, name.removeprefix(BEGUN)), None)
         return dropped
+
+
+def _is_old(found: os.stat_result, before_ms: int) -> bool:
+    """Whether it was not used since; what was used may not have been noted for a while."""
+    return _used_ms(found) + USED_EVERY_MS < before_ms
 
 
 def _used_ms(found: os.stat_result) -> int:

@@ -51,7 +51,9 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
         return TemplateFacts(import_ms=self.import_ms, snapshot_ms=self.snapshot_ms, kib=kib, note=self.note)
 
 
-def load_message(spec: TemplateSpec, source: str, *, checkpoint: bool = False) -> dict[str, Any]:
+def load_message(
+    spec: TemplateSpec, source: str, *, checkpoint: bool = False, view: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """LOAD, without its kind. `source` is the folder of the user's code as the template sees it, or ''."""
     return {
         "source": source,
@@ -60,6 +62,7 @@ def load_message(spec: TemplateSpec, source: str, *, checkpoint: bool = False) -
         "sys_path": [],
         "snapshot": msgspec.to_builtins(spec.snapshot),
         "checkpoint": checkpoint,
+        "view": view,
     }
 
 

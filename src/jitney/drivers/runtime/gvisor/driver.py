@@ -25,6 +25,10 @@ from jitney.wire.home import Home
 
 THREADS_PER_PROCESS = 4  # of the machine, for each process of a sandbox: PIDS_MAX stops those first
 NO_NETWORK = "sandboxes of gVisor have none in this version"
+NO_MOUNTS = (
+    "sandboxes of gVisor see what they were made with, and no volumes that come and go with containers\n"
+    "use runtime = 'namespaces', 'oci' or 'process' for functions with volumes"
+)
 LOG_BYTES = 2_000  # the end of what a failed runsc has said
 END_S = 3.0  # for a sandbox whose keeper was told to end, before it is made to
 
@@ -96,6 +100,10 @@ class GvisorShell:
         except OSError:
             said = ""
         self.ended.set_result((said or f"exit code {code}") if code else "")
+
+    async def host_pid(self) -> int:
+        """See the protocol. What a sandbox sees is settled when it is made: nothing can be put into it later."""
+        raise BoxFailed(NO_MOUNTS)
 
     async def close(self) -> None:
         """See the protocol. The keeper has been told to end, and with it ends all."""

@@ -39,6 +39,14 @@ class Shell(Protocol):
         """
         ...
 
+    async def host_pid(self) -> int:
+        """What this machine calls its first process, for who is to join its mounts.
+
+        Raises:
+            BoxFailed: nobody can: the message says why, and what to do.
+        """
+        ...
+
     async def close(self) -> None:
         """End all that is in it, and remove it. Idempotent, and never raises."""
         ...
@@ -86,7 +94,7 @@ class Box:
         self.is_closed = False
         self.why_ended = ""
         self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._folder = folder
+        self.folder = folder
         self._control = control
         self._on_orphan = on_orphan
         self._on_over = on_over
@@ -106,6 +114,12 @@ class Box:
     def no_network(self) -> str:
         """Why there is none although its policy allows one."""
         return self._shell.no_network
+
+    async def host_pid(self) -> int:
+        """See Shell."""
+        if not self.has_room:
+            raise BoxFailed("the container has ended")
+        return await self._shell.host_pid()
 
     async def open(self) -> None:
         """Make it.
@@ -221,7 +235,7 @@ class Box:
             self.dead.set_result(None)
 
     def _remove_folders(self) -> None:
-        for folder in (self._folder, self._control):
+        for folder in (self.folder, self._control):
             remove_tree(str(folder))
 
     @property

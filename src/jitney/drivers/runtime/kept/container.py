@@ -28,6 +28,7 @@ class Container:
         self.started: asyncio.Future[ContainerHandle] = loop.create_future()
         self.ended: asyncio.Future[Exit] = loop.create_future()
         self.is_prepared = False
+        self.is_mounted = False  # its volumes are, or may be, in its box
         self.is_forking = False  # a template was asked for it, and has not answered yet
         self.is_ending = False
         self.was_killed = False

@@ -19,10 +19,13 @@ from jitney.drivers.runtime.kept.box import Box
 from jitney.drivers.runtime.kept.commands import Commands
 from jitney.drivers.runtime.kept.container import Container
 from jitney.drivers.runtime.kept.keeper import BoxFailed, BoxGone
-from jitney.drivers.runtime.kept.render import PIDS_MAX, folders, render_fork
+from jitney.drivers.runtime.kept.render import PIDS_MAX, folders, hub_of, render_fork
 from jitney.drivers.runtime.kept.templates import Opened
+from jitney.drivers.runtime.kept.volumes import Volumes
 from jitney.drivers.walls.render import HOME
 from jitney.ports.limits import Bounds, Limiter, LimitsFailed
+from jitney.ports.mounting import MountFailed
+from jitney.ports.network import Refused
 from jitney.ports.runtime import ContainerHandle, Output, StartFailed, Stats, TemplateFailed, TemplateGone
 from jitney.values.containers import Exit, Launch, Limits, Usage
 
@@ -35,14 +38,16 @@ class Containers:
 
     Args:
         limiter: makes control groups for them; None where processes of a box cannot enter any.
+        volumes: mounts theirs.
         shares_locks: see `render.render_fork`.
     """
 
-    def __init__(self, limiter: Limiter | None, *, shares_locks: bool) -> None:
+    def __init__(self, limiter: Limiter | None, volumes: Volumes, *, shares_locks: bool) -> None:
         self.living: dict[str, Container] = {}
         self.ended: OrderedDict[str, Exit] = OrderedDict()
         self.commands = Commands()
         self._limiter = limiter
+        self._volumes = volumes
         self._has_memory = limiter is not None and limiter.capabilities().memory
         self._shares_locks = shares_locks
         self._by_pid: dict[tuple[str, int], Container] = {}
@@ -70,6 +75,9 @@ class Containers:
             _, cwd, made = folders(container.id, opened.box.image)
             container.is_prepared = True
             await opened.box.keeper.prepare(container.id, made, cwd)
+            if launch.mounts:
+                container.is_mounted = True
+                await self._volumes.attach(container.box, launch.mounts)
             template = opened.template or await self._start_cold(container)
             container.template = template
             joins = container.group.join_fds if container.group is not None and not template.is_cold else ()
@@ -88,7 +96,7 @@ class Containers:
         except TemplateFailed as failed:
             await self._discard(container)
             raise StartFailed("its module cannot be imported", failed.payload) from failed
-        except (BoxFailed, LimitsFailed) as error:
+        except (BoxFailed, LimitsFailed, MountFailed) as error:
             await self._discard(container)
             raise StartFailed(str(error)) from error
         except BaseException:
@@ -219,6 +227,9 @@ class Containers:
             others = [one.pid for one in self.living.values() if one.box is box and one is not container and one.pid]
             container.is_prepared = False
             await box.keeper.clean(container.id, container.pid, others)
+        if container.is_mounted:
+            container.is_mounted = False
+            await self._volumes.detach(container.box, container.launch.mounts)
         if not container.box.has_room:
             await container.box.dead
             if container.box.why_ended and not container.was_killed:
@@ -299,6 +310,13 @@ class Containers:
             memory_peak_kib=seen.rss_kib,
             processes=seen.processes,
         )
+
+    def on_refused(self, refused: Refused) -> None:
+        """Say in the log what a network policy has refused. Containers of one box have one address."""
+        for container in self.living.values():
+            if hub_of(container.box.name) == refused.hub_id:
+                text = f"the network policy refused {refused.name}: {refused.why}"
+                container.output([note_line(container.id, text)])
 
     async def close(self) -> None:
         """Until nothing of any is left."""

@@ -97,6 +97,11 @@ def render_order(
     )
 
 
+def hub_of(name: str) -> str:
+    """What the hub of a box is called among all that a network connects, where it has one of ours."""
+    return f"box-{name}"
+
+
 def render_code(source: str, entries: Sequence[str], image: BuiltImage) -> list[Mount]:
     """The user's code in /root: the folder, or what is in it, where something else is below /root too.
 

@@ -15,10 +15,12 @@ from jitney.drivers.runtime.kept.keeper import BoxFailed, BoxGone
 from jitney.drivers.runtime.kept.life import Containers
 from jitney.drivers.runtime.kept.render import CODE_ENTRIES_MAX, ETC, BoxOrder, render_order
 from jitney.drivers.runtime.kept.templates import Templates
+from jitney.drivers.runtime.kept.volumes import Volumes
 from jitney.drivers.walls.machine import Machine
 from jitney.drivers.walls.render import Outside
 from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
 from jitney.ports.limits import Limiter
+from jitney.ports.mounting import MountFailed
 from jitney.ports.runtime import (
     Capabilities,
     ContainerHandle,
@@ -33,6 +35,7 @@ from jitney.runner.failures import encode_failure_text
 from jitney.runner.segments import prepare, prepare_scope
 from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 from jitney.wire.home import Home
 
 CONTROL_PREFIX = "k-"
@@ -53,7 +56,8 @@ class KeptRuntime:
         self._machine = Machine()
         # Groups that are not root's own cannot take in what the engine has put into its own.
         self._limiter = limiter if boxes.can_join and os.geteuid() == 0 else None
-        self._containers = Containers(self._limiter, shares_locks=boxes.shares_locks)
+        self._volumes = Volumes(home, self._machine.ids)
+        self._containers = Containers(self._limiter, self._volumes, shares_locks=boxes.shares_locks)
         self._templates = Templates(
             self._make_box, on_exited=self._containers.on_exited, on_death=self._containers.on_template_death
         )
@@ -164,10 +168,34 @@ class KeptRuntime:
             why = "its network policy is another one than that of its template, which all of its containers have"
         if why:
             raise StartFailed(why, _failure("UnsupportedError", why))
-        opened = self._templates.find(launch.template)
-        if opened is None:
-            raise TemplateGone
-        return await self._containers.start(launch, opened, output)
+        if not launch.mounts:
+            opened = self._templates.find(launch.template)
+            if opened is None:
+                raise TemplateGone
+            return await self._containers.start(launch, opened, output)
+        try:
+            opened = await self._templates.alone(
+                launch.template, self._machine.complete(image), launch.container_id, output
+            )
+        except TemplateFailed as failed:
+            raise StartFailed("no wall of its own can be made for it", failed.payload) from failed
+        try:
+            return await self._containers.start(launch, opened, output)
+        finally:
+            if launch.container_id not in self._containers.living:
+                opened.box.containers.discard(launch.container_id)
+                opened.box.retire()
+
+    async def remount(self, handle: ContainerHandle, mounted: Mounted) -> None:
+        """See ports.mounting."""
+        container = self._containers.living.get(handle.container_id)
+        if container is None or container.is_ending:
+            raise MountFailed("the container has ended")
+        await self._volumes.attach(container.box, [mounted], replaces=True)
+
+    async def discard(self, container_id: str = "") -> None:
+        """See ports.mounting."""
+        await self._volumes.discard(container_id)
 
     def _too_weak(self, asked: object) -> str:
         return (

@@ -12,7 +12,7 @@ from jitney.drivers.runtime.kept.box import Box
 from jitney.drivers.runtime.kept.keeper import BoxFailed, BoxGone
 from jitney.drivers.walls.render import HOME
 from jitney.errors import StartupError
-from jitney.ports.runtime import Output, TemplateFacts, TemplateFailed
+from jitney.ports.runtime import Output, TemplateFacts, TemplateFailed, TemplateGone
 from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.images import BuiltImage
@@ -61,6 +61,33 @@ class Templates:
         """
         if spec in self._open:
             return
+        opened = await self._open_box(spec, image, cause, output)
+        if opened.box.has_room and (opened.template is None or opened.template.is_alive):
+            self._open[spec] = opened
+        else:
+            opened.box.close()
+
+    async def alone(self, spec: TemplateSpec, image: BuiltImage, container_id: str, output: Output) -> Opened:
+        """An open template whose box has no other container than this one from now on.
+
+        The first is that of `open`, whenever it has none; others are made for one container, and go with it.
+
+        Raises:
+            TemplateGone: it is not open.
+            TemplateFailed: another one cannot be made.
+        """
+        opened = self._open.get(spec)
+        if opened is None:
+            raise TemplateGone
+        if not opened.box.containers:
+            opened.box.containers.add(container_id)
+            return opened
+        opened = await self._open_box(spec, image, container_id, output)
+        opened.box.containers.add(container_id)
+        opened.box.close()
+        return opened
+
+    async def _open_box(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> Opened:
         box = await self._make_box(spec, image)
         try:
             template: TemplateProcess | None = await self._load(box, spec, cause, output)
@@ -77,10 +104,7 @@ class Templates:
             box.kill()
             await asyncio.shield(box.dead)
             raise
-        if box.has_room and (template is None or template.is_alive):
-            self._open[spec] = Opened(box, template, loaded, kib)
-        else:
-            box.close()
+        return Opened(box, template, loaded, kib)
 
     async def _load(self, box: Box, spec: TemplateSpec, cause: str, output: Output) -> TemplateProcess:
         try:

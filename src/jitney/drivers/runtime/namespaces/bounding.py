@@ -15,24 +15,13 @@ import os
 import signal
 from collections.abc import Callable
 
-import msgspec
-
-from jitney.drivers.runtime.forking import procfs
-from jitney.drivers.runtime.forking.memory import MemoryWatch
+from jitney.drivers.runtime.forking.bounding import ImportWatch, limit_of, out_of_memory, remedy_of
 from jitney.ports.limits import Bounds, Group, Limiter
 from jitney.values.containers import Exit, TemplateSpec
 
 PIDS_MAX = 4_096  # processes and threads of one template, containers apart
-NEAR_LIMIT = 0.9  # of the limit: below it was not that which memory ran out of
 LATER_TIMES, LATER_MIB = 2, 4_096  # of the limit when it has loaded: for what the kernel charges to it
 MACHINE_PARTS, MACHINE_PARTS_MAX = 10, 9  # of the machine's memory: the most for any
-NAME = "template"  # to its own watch
-
-
-def limit_of(spec: TemplateSpec, limit_mib: int) -> int | None:
-    """Memory of a template, in MiB: what the worker allows, and no more than its class where it holds a snapshot."""
-    own = spec.snapshot.memory_limit_mib if spec.snapshot is not None else None
-    return min((one for one in (limit_mib, own) if one), default=None)
 
 
 def later_limit_of(limit_mib: int, machine_mib: int) -> int:
@@ -52,54 +41,39 @@ class TemplateBounds:
         self.limit_mib = limit_mib
         self.joins = group.join_fds
         self._group = group
-        self._watch = MemoryWatch(self._over) if is_watched and limit_mib is not None else None
-        self._kill: Callable[[], None] = lambda: None
-        self._over_kib = 0  # what it had when it was ended for it, where it is watched
-        self._kills_before = procfs.oom_kills()
+        self._watch = ImportWatch(limit_mib) if is_watched and limit_mib is not None else None
 
     def begin(self, pid: int, kill: Callable[[], None]) -> None:
         """Its process is there, and loads."""
         self._group.close_fds()
-        self._kill = kill
-        if self._watch is not None and self.limit_mib is not None:
-            self._watch.watch(NAME, pid, self.limit_mib)
+        if self._watch is not None:
+            self._watch.begin(pid, kill)
 
     def loaded(self) -> None:
         """It does nothing but fork from now on."""
         if self._watch is not None:
-            self._watch.forget(NAME)
+            self._watch.end()
         elif self.limit_mib is not None:
             self._group.raise_memory(later_limit_of(self.limit_mib, _machine_mib()))
-
-    def _over(self, _name: str, used_kib: int) -> None:
-        self._over_kib = used_kib
-        self._kill()
 
     def judge(self, how: Exit) -> Exit:
         """How it ended: whether that was memory."""
         if how.signal != signal.SIGKILL or not self._was_memory():
             return how
-        peak_kib = max(how.max_rss_kib, self._over_kib, self._group.usage().memory_peak_kib)
-        limit_kib = (self.limit_mib or 0) * 1024
-        if peak_kib < limit_kib * NEAR_LIMIT:
-            limit_kib = 0  # the machine had none left
-        return msgspec.structs.replace(how, oom_killed=True, max_rss_kib=peak_kib, limit_kib=limit_kib)
+        seen_kib = self._watch.over_kib if self._watch is not None else 0
+        return out_of_memory(how, max(seen_kib, self._group.usage().memory_peak_kib), self.limit_mib)
 
     def _was_memory(self) -> bool:
-        if self._over_kib or self._group.oom_kills():
-            return True
-        return self._watch is not None and procfs.oom_kills() > self._kills_before
+        return bool(self._group.oom_kills()) or (self._watch is not None and self._watch.was_memory())
 
     def remedy(self, spec: TemplateSpec) -> str:
         """What to do where memory has ended it."""
-        if spec.snapshot is not None and spec.snapshot.memory_limit_mib == self.limit_mib:
-            return "Load less in @enter(snap=True), or raise the limit in memory= of the class."
-        return "Load less as the module is imported, or raise template_limit_mib in [worker] of the configuration."
+        return remedy_of(spec, self.limit_mib)
 
     async def remove(self) -> None:
         """It has ended."""
         if self._watch is not None:
-            self._watch.forget(NAME)
+            self._watch.end()
         await self._group.remove()
 
 

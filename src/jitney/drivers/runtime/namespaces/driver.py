@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -17,12 +18,12 @@ from jitney.drivers.runtime.forking.marker import marker_of
 from jitney.drivers.runtime.namespaces.bounding import bound
 from jitney.drivers.runtime.namespaces.enclosure import Enclosure
 from jitney.drivers.runtime.namespaces.life import Containers, bounds_of, disk_limit_kib
-from jitney.drivers.runtime.namespaces.names import no_names
 from jitney.drivers.runtime.namespaces.stock import STOCK_MIN
 from jitney.drivers.runtime.namespaces.templates import Templates
 from jitney.drivers.walls import render
 from jitney.drivers.walls.launchers import Launchers
 from jitney.drivers.walls.machine import Machine
+from jitney.drivers.walls.no_names import no_names
 from jitney.drivers.walls.wall import WallFailed, WallGone
 from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
 from jitney.ports.limits import Limiter
@@ -89,6 +90,11 @@ class NamespacesRuntime:
             spawn=self._containers.spawn,
         )
         self._enclosures: set[Enclosure] = set()
+
+    @property
+    def attaches(self) -> Literal[True]:
+        """See ports.attaching."""
+        return True
 
     def capabilities(self) -> Capabilities:
         """See the port."""

@@ -15,10 +15,10 @@ from typing import Any
 from jitney.drivers.runtime.forking.capture import Capture
 from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
 from jitney.drivers.runtime.namespaces.stock import PodStock
-from jitney.drivers.runtime.namespaces.uplink import Uplink
 from jitney.drivers.walls import render
 from jitney.drivers.walls.launchers import Launcher
 from jitney.drivers.walls.machine import Machine
+from jitney.drivers.walls.uplink import Uplink
 from jitney.drivers.walls.wall import Pod, Wall, WallFailed
 from jitney.ports.network import Names, Network
 from jitney.ports.runtime import Output

@@ -63,6 +63,8 @@ class Containers:
             container.pod = await opened.enclosure.take_pod(render.shm_mib(launch))
             if launch.mounts:
                 await opened.enclosure.mount(container.pod, launch.mounts)
+            for one in launch.attached:
+                await opened.enclosure.wall.attach(container.pod, one.descriptor, one.target, read_only=one.read_only)
             template, note = opened.template, opened.note
             if template is None:
                 template = await self._start_cold(container)

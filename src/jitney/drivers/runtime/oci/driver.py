@@ -7,21 +7,25 @@ import hashlib
 import os
 import resource
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from jitney.drivers.runtime.forking.leftovers import MARKER_NAME, Leftovers
 from jitney.drivers.runtime.forking.marker import marker_of
 from jitney.drivers.runtime.kept.keeper import BoxFailed
 from jitney.drivers.runtime.kept.render import MEMORY_RESERVE, PIDS_MAX, BoxOrder
 from jitney.drivers.runtime.kept.runtime import KeptRuntime
 from jitney.drivers.runtime.oci import archive, render, where
 from jitney.drivers.runtime.oci.engine import EngineClient, EngineError
+from jitney.drivers.runtime.oci.wiring import Wiring
 from jitney.drivers.walls.machine import FIRST_ID
+from jitney.drivers.walls.no_names import no_names
 from jitney.drivers.walls.render import NOFILE
 from jitney.ports.limits import Limiter
+from jitney.ports.network import Names, Network, OnRefused, Refused
 from jitney.values.images import BuiltImage
 from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
@@ -35,17 +39,19 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     socket: str = ""
     base: str = ""  # an image of the engine, for images of ours that have no root file system
-    network: str = render.BRIDGE  # the engine's, for containers that may reach others
+    network: str = render.AUTO  # one of the engine's, for containers that may reach others; or ours, where there can be
 
 
 class OciShell:
     """One container of the engine (kept.box.Shell)."""
 
-    def __init__(self, boxes: OciBoxes, order: BoxOrder) -> None:
+    def __init__(self, boxes: OciBoxes, order: BoxOrder, folder: Path) -> None:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.no_network = ""
         self._boxes = boxes
         self._order = order
+        self._folder = folder
+        self._wiring: Wiring | None = None
         self._name = f"jitney-{order.marker}-{order.name}"
         self._is_asked_for = False  # the engine may have it
         self._making: asyncio.Task[None] | None = None
@@ -58,28 +64,53 @@ class OciShell:
         await asyncio.shield(self._making)
 
     async def _make(self) -> None:
-        why = render.refused_network(self._order.network)
-        path = render.unmountable(self._order)
-        if path:
-            why = f"{path} has a colon in it, which an engine takes for the end of a path"
-        if why:
-            raise BoxFailed(why)
         try:
-            await self._create()
+            engine = await self._boxes.engine()
+            network = await self._network(engine)
+            path = render.unmountable(self._order)
+            if path:
+                raise BoxFailed(f"{path} has a colon in it, which an engine takes for the end of a path")
+            await self._create(engine, network)
             await self._boxes.client().start(self._name)
-        except EngineError as error:
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+            await self._join()
+        except (EngineError, OSError) as error:
             raise BoxFailed(str(error)) from error
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
-    async def _create(self) -> None:
+    async def _network(self, engine: render.Engine) -> str:
+        """What the engine is to give it: nothing where it has ours, which is made ready here."""
+        boxes, policy = self._boxes, self._order.network
+        why = boxes.why_the_engines(engine)
+        refused = render.refused_network(policy, why)
+        if refused:
+            raise BoxFailed(refused)
+        if not why:
+            self._wiring = boxes.wiring(self._order, self._folder, self._lost)
+            await self._wiring.open()
+            self.no_network = self._wiring.why_not
+            mounts = (*self._order.mounts, self._wiring.mount)
+            self._order = msgspec.structs.replace(self._order, mounts=mounts)
+            return render.NO_NETWORK
+        wanted = boxes.settings.network
+        if not policy.blocked:
+            self.no_network = render.no_network(wanted, engine, await boxes.client().networks())
+        return render.NO_NETWORK if self.no_network else render.network_named(wanted)
+
+    async def _join(self) -> None:
+        """Nothing but the keeper runs in it yet."""
+        if self._wiring is not None:
+            state = (await self._boxes.client().inspect(self._name)).get("State") or {}
+            await self._wiring.join(int(state.get("Pid") or 0))
+            self.no_network = self._wiring.why_not
+
+    def _lost(self) -> None:
+        """What holds its network has ended: so does all that had it."""
+        if not self.ended.done():
+            self.ended.set_result("the process that holds its network has ended")
+
+    async def _create(self, engine: render.Engine, network: str) -> None:
         boxes = self._boxes
-        engine = await boxes.engine()
         image = await boxes.image_of(self._order)
-        network = boxes.settings.network
-        if not self._order.network.blocked:
-            self.no_network = render.no_network(network, engine, await boxes.client().networks())
-        if self.no_network:
-            network = render.NO_NETWORK
         body = render.render_create(self._order, image, engine=engine, bounds=boxes.bounds, network=network)
         self._is_asked_for = True
         for attempt in (1, 2):
@@ -108,11 +139,25 @@ class OciShell:
         if not self.ended.done():
             self.ended.set_result(f"{why}\n{said}".strip() if code else "")
 
+    async def host_pid(self) -> int:
+        """See the protocol."""
+        engine = await self._boxes.engine()
+        why = render.no_mounts(engine, is_root=os.geteuid() == 0)
+        if why:
+            raise BoxFailed(why)
+        try:
+            state: dict[str, Any] = (await self._boxes.client().inspect(self._name)).get("State") or {}
+        except EngineError as error:
+            raise BoxFailed(str(error)) from error
+        if not state.get("Pid"):
+            raise BoxFailed("the container has ended")
+        return int(state["Pid"])
+
     async def close(self) -> None:
         """See the protocol."""
         if self._making is not None:
             await asyncio.wait({self._making})
-        if self._watching is not None and not self.ended.done():
+        if self._watching is not None and not self._watching.done():
             self._watching.cancel()
             await asyncio.wait({self._watching})
         if self._is_asked_for:
@@ -120,6 +165,8 @@ class OciShell:
                 await self._boxes.client().remove(self._name)
             except EngineError:
                 pass  # its keeper ends when we hang up, and `reap` of a later run removes it
+        if self._wiring is not None:
+            await self._wiring.close()
         if not self.ended.done():
             self.ended.set_result("")
 
@@ -131,10 +178,15 @@ class OciBoxes:
     shares_locks = True
     can_join = True
 
-    def __init__(self, marker: str, settings: OciSettings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Home, settings: OciSettings, environ: Mapping[str, str], network: Network | None = None
+    ) -> None:
         self.settings = settings
         self.bounds = machine_bounds()
-        self._marker = marker
+        self.names: Names = no_names(_nobody)
+        self._network = network
+        self._marker = marker_of(home)
+        self._leftovers = Leftovers(home, self._marker)
         self._environ = environ
         self._client: EngineClient | None = None
         self._engine: render.Engine | None = None
@@ -165,6 +217,13 @@ class OciBoxes:
 
     async def reap(self) -> int:
         """See the protocol. Without an engine nothing of us can be in one."""
+        count = await self._reap_containers()
+        if self._network is not None:
+            await self._leftovers.reap()  # what holds a network, should it not have heard that we ended
+            await self._network.reap()
+        return count
+
+    async def _reap_containers(self) -> int:
         try:
             client = self.client()
             found = await client.containers(f"{render.LABEL_HOME}={self._marker}")
@@ -176,10 +235,24 @@ class OciBoxes:
 
     def shell(self, order: BoxOrder, folder: Path) -> OciShell:
         """See the protocol."""
-        return OciShell(self, order)
+        return OciShell(self, order, folder)
+
+    def why_the_engines(self, engine: render.Engine) -> str:
+        """Why the engine gives its containers their network; '' = we do."""
+        return render.why_the_engines(self.settings.network, engine, has_own=self._network is not None)
+
+    def wiring(self, order: BoxOrder, folder: Path, on_lost: Callable[[], None]) -> Wiring:
+        """The network of a box, where it is ours."""
+        assert self._network is not None
+        env = {"PATH": self._environ.get("PATH", os.defpath), MARKER_NAME: self._marker}
+        return Wiring(order, folder, self._network, self.names, env, on_lost)
 
     async def close(self) -> None:
         """See the protocol."""
+        await self.names.close()
+        if self._network is not None:
+            await self._network.close()
+        self._leftovers.close()
         if self._client is not None:
             await self._client.close()
 
@@ -225,6 +298,8 @@ class OciRuntime(KeptRuntime):
         limiter: bounds and counts what each container uses, where the worker is root; otherwise memory is looked at.
         settings: how the engine is used.
         environ: where it is looked for.
+        network: the way out of containers, where the worker can make one for them; None: the engine gives them theirs.
+        names: makes what answers for names, where a policy lists domains; what is refused goes to the given function.
     """
 
     def __init__(
@@ -234,10 +309,13 @@ class OciRuntime(KeptRuntime):
         limiter: Limiter | None = None,
         settings: OciSettings | None = None,
         environ: Mapping[str, str] | None = None,
+        network: Network | None = None,
+        names: Callable[[OnRefused], Names] = no_names,
     ) -> None:
         self.settings = settings or OciSettings()
-        boxes = OciBoxes(marker_of(home), self.settings, os.environ if environ is None else environ)
+        boxes = OciBoxes(home, self.settings, os.environ if environ is None else environ, network)
         super().__init__(home, boxes, limiter=limiter)
+        boxes.names = names(self._containers.on_refused)
 
 
 def machine_bounds() -> render.Bounds:
@@ -249,6 +327,10 @@ def machine_bounds() -> render.Bounds:
         nofile=_least(NOFILE, resource.RLIMIT_NOFILE),
         nproc=_least(NPROC, resource.RLIMIT_NPROC),
     )
+
+
+def _nobody(refused: Refused) -> None:
+    """Who hears what is refused, before there are containers."""
 
 
 def _least(wanted: int, which: int) -> int:

@@ -18,7 +18,7 @@ LABEL_HOME = "org.jitney.home"
 LABEL_BOX = "org.jitney.box"
 LABEL_IMAGE = "org.jitney.image"
 REPOSITORY = "localhost/jitney"  # no registry has it, whatever an engine takes for the default
-BRIDGE, NO_NETWORK = "bridge", "none"
+AUTO, BRIDGE, NO_NETWORK = "auto", "bridge", "none"
 SHM_BYTES = 64 * 1024 * 1024
 TMP_BYTES = 1024 * 1024 * 1024
 LOG_BYTES = "1m"
@@ -30,6 +30,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     name: str = "docker"  # or "podman"
     version: str = ""
     shifts_ids: bool = False  # its containers' root is nobody outside: a user namespace, or an engine without root
+    is_rootless: bool = False
     labels_files: bool = False  # SELinux: containers may read only what is labelled for them
 
 
@@ -43,13 +44,24 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     nproc: int = 30_000
 
 
-def refused_network(policy: NetworkPolicy) -> str:
-    """Why an engine cannot keep this policy; '' where it can."""
-    if policy.is_open or policy.blocked:
+def why_the_engines(wanted: str, engine: Engine, *, has_own: bool) -> str:
+    """Why containers have a network of the engine's; '' where they have ours. `has_own`: there can be one here."""
+    if wanted != AUTO:
+        return f"the worker's setting oci_network is {wanted!r}"
+    if not has_own:
+        return "the worker is not root, or may not make networks"
+    return "the engine runs without root" if engine.is_rootless else ""
+
+
+def refused_network(policy: NetworkPolicy, why_the_engines: str) -> str:
+    """Why this policy cannot be kept; '' where it can. `why_the_engines`: '' where the network is ours."""
+    if not why_the_engines or policy.is_open or policy.blocked:
         return ""
     return (
-        "an engine can give a network or none, and here only some addresses are to be reached\n"
-        "use runtime = 'namespaces', or block_network=True"
+        "only some addresses are to be reached, and an engine can give a network or none; "
+        f"it is the engine's network here as {why_the_engines}\n"
+        "let the worker and the engine run as root, with oci_network = 'auto'; or use runtime = 'namespaces', or "
+        "block_network=True"
     )
 
 
@@ -57,9 +69,15 @@ def no_network(wanted: str, engine: Engine, there: Collection[str]) -> str:
     """Why containers that may reach others cannot; '' where they can. `there`: the engine's networks."""
     if wanted == NO_NETWORK:
         return "the worker's setting oci_network says so"
+    wanted = network_named(wanted)
     if wanted in there or (wanted == BRIDGE and engine.name == "podman" and there):
         return ""
     return f"the engine has no network {wanted!r} (`{engine.name} network ls` lists them; oci_network chooses)"
+
+
+def network_named(wanted: str) -> str:
+    """The engine's network that a setting stands for."""
+    return BRIDGE if wanted == AUTO else wanted
 
 
 def render_create(order: BoxOrder, image: str, *, engine: Engine, bounds: Bounds, network: str) -> dict[str, Any]:
@@ -111,6 +129,17 @@ def _ulimits(bounds: Bounds) -> list[dict[str, Any]]:
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in found]
 
 
+def no_mounts(engine: Engine, *, is_root: bool) -> str:
+    """Why volumes cannot be mounted in an engine's containers; '' where they can."""
+    if is_root and not engine.shifts_ids:
+        return ""
+    whose = "the worker is not root" if not is_root else "the engine shifts user ids"
+    return (
+        f"volumes are put into an engine's containers by the worker, from outside, and that cannot be: {whose}\n"
+        "use runtime = 'namespaces' or 'process', which mount volumes without root, or a worker and an engine of root's"
+    )
+
+
 def unmountable(order: BoxOrder) -> str:
     """A path that an engine's notation of mounts cannot say, or ''."""
     return next((path for one in order.mounts for path in (one.source, one.target) if ":" in path), "")
@@ -147,10 +176,12 @@ def engine_of(info: dict[str, Any], version: dict[str, Any]) -> Engine:
     options = [str(one) for one in info.get("SecurityOptions") or ()]
     names = {part.partition("=")[2] for one in options for part in one.split(",") if part.startswith("name=")}
     components = [str(one.get("Name", "")) for one in version.get("Components") or ()]
+    is_rootless = "rootless" in names or bool(info.get("Rootless"))
     is_podman = any("podman" in name.lower() for name in components)
     return Engine(
         name="podman" if is_podman else "docker",
         version=str(version.get("Version", "")),
-        shifts_ids=bool(names & {"rootless", "userns"}) or bool(info.get("Rootless")),
+        shifts_ids=is_rootless or "userns" in names,
+        is_rootless=is_rootless,
         labels_files="selinux" in names,
     )

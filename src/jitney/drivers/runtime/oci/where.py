@@ -74,6 +74,14 @@ def look_at(path: str) -> str:
     return ""
 
 
+def is_roots(path: str) -> bool:
+    """Whether the engine behind a socket runs as root, as far as the socket tells, which belongs to its user."""
+    try:
+        return os.stat(path).st_uid == 0
+    except OSError:
+        return False
+
+
 def _remedy(path: str, why: str) -> str:
     if "podman" in path:
         return f"podman system service --time=0 unix://{path}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable
 
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.exits import collect_exit, watch_exit
-from jitney.drivers.runtime.forking.leftovers import OOM_SCORE_ADJ
+from jitney.drivers.runtime.forking.leftovers import OOM_SCORE_ADJ, send
 from jitney.drivers.runtime.process.render import TemplateRecipe
 from jitney.values.containers import Exit
 
@@ -45,4 +46,4 @@ class OwnChild:
     def kill(self) -> None:
         """See the protocol."""
         if self._is_alive:
-            self._process.kill()
+            send(self.pid, signal.SIGKILL)  # Popen would collect one that has just ended, and its exit would be lost

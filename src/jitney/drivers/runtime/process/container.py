@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
+from typing import Any
 
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.capture import Capture
@@ -35,6 +37,7 @@ class Container:
         self.ended: asyncio.Future[Exit] = loop.create_future()
         self.asked_at = loop.time()
         self.was_killed = False  # by us: not by the kernel for want of memory
+        self.view: dict[str, Any] | None = None  # of the file system, where it has one of its own
         self.note = ""  # for its log: why it was not forked, where it was not
         self.over_kib = 0  # what it used when it passed its memory limit
         self.stop_watch: Callable[[], None] | None = None
@@ -65,7 +68,18 @@ class Container:
             "env": self.recipe.env,
             "cwd": self.recipe.cwd,
             "rlimits": self.recipe.rlimits,
+            **({"view": self.view} if self.view is not None else {}),
         }
+
+    def judge(self, exit: Exit, kernel_was_short: Callable[[], bool]) -> Exit:
+        """Whether it was memory that ended it."""
+        if exit.signal != signal.SIGKILL:
+            return exit
+        by_kernel = not self.was_killed and kernel_was_short()
+        if not by_kernel and not self.over_kib:
+            return exit
+        used_kib = max(exit.max_rss_kib, self.over_kib)
+        return Exit(signal=exit.signal, oom_killed=True, cpu_ms=exit.cpu_ms, max_rss_kib=used_kib)
 
     def forked(self, pid: int, note: str = "") -> ContainerHandle:
         """The process exists. `note` is for its log."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import signal
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 
@@ -21,6 +20,7 @@ from jitney.drivers.runtime.process.exec import Commands
 from jitney.drivers.runtime.process.measure import measure
 from jitney.drivers.runtime.process.render import missing_wall, render_container, unsupported
 from jitney.drivers.runtime.process.templates import Templates, marker_of
+from jitney.drivers.runtime.process.views import Views
 from jitney.ports.checkpoints import AcceleratorHooks, Checkpointer
 from jitney.ports.interactive import ContainerGone, ExecSession, ExecSpec, OnOutput
 from jitney.ports.runtime import (
@@ -35,6 +35,7 @@ from jitney.ports.runtime import (
 )
 from jitney.values.containers import Exit, Launch, TemplateSpec
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 from jitney.wire.home import Home
 
 CHECKPOINTS_MIB = 8_192
@@ -49,6 +50,7 @@ class ProcessRuntime:
         environ: what containers see of the environment; this process's own by default.
         checkpointer, hooks: for containers that cannot be forked; None: they are started cold.
         checkpoints_mib: what all checkpoints may take on the disk.
+        template_limit_mib: memory that each template may take as it imports; 0: what there is.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class ProcessRuntime:
         checkpointer: Checkpointer | None = None,
         hooks: AcceleratorHooks | None = None,
         checkpoints_mib: int = CHECKPOINTS_MIB,
+        template_limit_mib: int = 0,
     ) -> None:
         self._home = home
         self._children: set[int] = set()  # ours by right: templates, and containers that have no template (any more)
         self._leftovers = Leftovers(home, marker_of(home))
         self._scratch = ScratchFolders(home.containers)
+        self._views = Views(home)
         self._memory = MemoryWatch(self._over_memory)
         self._checkpoints = Checkpoints(home, checkpointer, hooks, checkpoints_mib)
         self._templates = Templates(
@@ -73,6 +77,7 @@ class ProcessRuntime:
             self._checkpoints,
             on_exited=self._on_exited,
             on_death=self._on_template_death,
+            limit_mib=template_limit_mib,
         )
         self._commands = Commands(self._children, lambda: self._spawn(self._leftovers.sweep(self._children)))
         self._containers: dict[str, Container] = {}
@@ -167,8 +172,12 @@ class ProcessRuntime:
         self._containers[container.id] = container
         self._oom.begin()
         try:
+            container.view = await self._views.plan(launch, image)
             if template is None:
-                template, container.note = await self._templates.cold(launch.template, image, container.id, output)
+                limit_mib = launch.resources.memory_limit_mib
+                cold = self._templates.cold(launch.template, image, container.id, output, container.view, limit_mib)
+                template, container.note = await cold
+                container.view = None  # it has it
             container.template = template
             template.fork(
                 container.message(),
@@ -178,10 +187,10 @@ class ProcessRuntime:
                 private=launch.secrets,
             )
         except TemplateFailed as failed:
-            self._discard(container)
+            self._remove(container)
             raise StartFailed("its module cannot be imported", failed.payload) from failed
         except BaseException:
-            self._discard(container)
+            self._remove(container)
             raise
         return await container.started
 
@@ -190,7 +199,7 @@ class ProcessRuntime:
             error = StartFailed(why) if why else TemplateGone()
             if not container.started.done():
                 container.started.set_exception(error)
-            self._discard(container)
+            self._remove(container)
             return
         loaded = self._templates.loaded(container.launch.template)
         handle = container.forked(pid, container.note or (loaded.note if loaded is not None else ""))
@@ -205,10 +214,6 @@ class ProcessRuntime:
             self._kill(container)
         else:
             container.started.set_result(handle)
-
-    def _discard(self, container: Container) -> None:
-        """It never ran."""
-        self._remove(container)
 
     def _remove(self, container: Container) -> None:
         del self._containers[container.id]
@@ -231,7 +236,7 @@ class ProcessRuntime:
 
     def _finish(self, container: Container, exit: Exit) -> None:
         """Its first process has ended: end the others, then say so."""
-        judged = self._judge(container, exit)
+        judged = container.judge(exit, self._oom.has_risen)
         self._commands.end(container.id)
         self._memory.forget(container.id)
         self._leftovers.collect_strays(self._children, asyncio.get_running_loop().time())
@@ -249,20 +254,6 @@ class ProcessRuntime:
         container.ended.set_result(exit)
         if container.template is not None:
             self._retire(container.template)
-
-    def _judge(self, container: Container, exit: Exit) -> Exit:
-        """Whether it was memory that ended it."""
-        if exit.signal != signal.SIGKILL:
-            return exit
-        by_kernel = not container.was_killed and self._oom.has_risen()
-        if not by_kernel and not container.over_kib:
-            return exit
-        return Exit(
-            signal=exit.signal,
-            oom_killed=True,
-            cpu_ms=exit.cpu_ms,
-            max_rss_kib=max(exit.max_rss_kib, container.over_kib),
-        )
 
     def _over_memory(self, container_id: str, used_kib: int) -> None:
         container = self._containers[container_id]
@@ -319,7 +310,16 @@ class ProcessRuntime:
             raise ContainerGone
         launch = container.launch
         env = {**self._templates.env(launch.template, container.image), **launch.secrets}
-        return self._commands.start(container.id, spec, on_output, recipe=container.recipe, template_env=env)
+        view_of = handle.pid if launch.mounts else 0
+        return self._commands.start(container, spec, on_output, template_env=env, view_of=view_of)
+
+    async def remount(self, handle: ContainerHandle, mounted: Mounted) -> None:
+        """See ports.mounting."""
+        await self._views.remount(self._containers.get(handle.container_id), mounted)
+
+    async def discard(self, container_id: str = "") -> None:
+        """See ports.mounting."""
+        await self._views.discard(container_id)
 
     def template_pid(self, spec: TemplateSpec) -> int | None:
         """The process of an open template: for tests that kill it."""

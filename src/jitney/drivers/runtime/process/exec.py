@@ -17,11 +17,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.forking import procfs, visits
 from jitney.drivers.runtime.forking.exits import collect, watch_exit
 from jitney.drivers.runtime.forking.leftovers import OOM_SCORE_ADJ, end_tree
 from jitney.drivers.runtime.forking.session import Session, close_all, open_pipes, open_terminal
+from jitney.drivers.runtime.process.container import Container
 from jitney.drivers.runtime.process.render import ContainerRecipe
+from jitney.drivers.runtime.process.views import needs_own_ids
 from jitney.ports.interactive import KILLED, NOT_EXECUTABLE, NOT_FOUND, ExecFailed, ExecSpec, OnOutput
 
 TTY_BOOTSTRAP = """
@@ -90,25 +92,27 @@ class Commands:
 
     def start(
         self,
-        container_id: str,
+        container: Container,
         spec: ExecSpec,
         on_output: OnOutput,
         *,
-        recipe: ContainerRecipe,
         template_env: Mapping[str, str],
+        view_of: int = 0,
     ) -> Session:
-        """Run a command beside a container that was started so.
+        """Run a command beside a container; `view_of`: its process, where that has its own view of the file system.
 
         Raises:
             ExecFailed: it cannot be.
         """
+        container_id, recipe = container.id, container.recipe
         cwd = os.path.normpath(os.path.join(recipe.cwd, spec.cwd))
-        if not os.path.isdir(cwd) or not os.access(cwd, os.X_OK):
+        root = f"/proc/{view_of}/root" if view_of else ""
+        if not os.path.isdir(root + cwd) or not os.access(root + cwd, os.X_OK):
             raise ExecFailed(f"the working folder {cwd} cannot be entered", NOT_EXECUTABLE)
         env = {**template_env, **container_env(container_id, recipe), **spec.env, "PWD": cwd}
-        path = find_command(spec.argv[0], env, cwd)
+        path = find_command(spec.argv[0], env, cwd, root)
         try:
-            command, session = _start(path, spec, on_output, env, cwd)
+            command, session = _start(path, spec, on_output, env, cwd, view_of)
         except OSError as error:
             raise ExecFailed(f"{spec.argv[0]}: {error.strerror or error}", NOT_EXECUTABLE) from error
         _limit(command.pid, recipe.rlimits)
@@ -141,34 +145,34 @@ def container_env(container_id: str, recipe: ContainerRecipe) -> dict[str, str]:
     return {**recipe.env, "JITNEY_IS_REMOTE": "1", "JITNEY_TASK_ID": container_id}
 
 
-def find_command(name: str, env: Mapping[str, str], cwd: str) -> str:
-    """The file of a command, as a shell finds it.
+def find_command(name: str, env: Mapping[str, str], cwd: str, root: str = "") -> str:
+    """The file of a command, as a shell finds it; `root` is where the command's own root is seen from here.
 
     Raises:
         ExecFailed: there is none, or it cannot be executed.
     """
     if "/" in name:
         path = os.path.join(cwd, name)
-        if not os.path.exists(path):
+        if not os.path.exists(root + path):
             raise ExecFailed(f"there is no {name} in the container", NOT_FOUND)
-        if os.path.isdir(path):
+        if os.path.isdir(root + path):
             raise ExecFailed(f"{name} is a folder", NOT_EXECUTABLE)
-        if not os.access(path, os.X_OK):
+        if not os.access(root + path, os.X_OK):
             raise ExecFailed(f"{name} is not executable", NOT_EXECUTABLE)
         return path
     folders = [os.path.join(cwd, folder) for folder in env.get("PATH", os.defpath).split(os.pathsep)]
-    found = shutil.which(name, path=os.pathsep.join(folders))
+    found = shutil.which(name, path=os.pathsep.join(root + folder for folder in folders))
     if found is not None:
-        return found
+        return found.removeprefix(root)
     for folder in folders:
         path = os.path.join(folder, name)
-        if os.path.isfile(path):
+        if os.path.isfile(root + path):
             raise ExecFailed(f"{path} is not executable", NOT_EXECUTABLE)
     raise ExecFailed(f"there is no command {name!r} in the container", NOT_FOUND)
 
 
 def _start(
-    path: str, spec: ExecSpec, on_output: OnOutput, env: Mapping[str, str], cwd: str
+    path: str, spec: ExecSpec, on_output: OnOutput, env: Mapping[str, str], cwd: str, view_of: int
 ) -> tuple[OwnCommand, Session]:
     executable, argv = path, [*spec.argv]
     if spec.tty is None:
@@ -177,19 +181,38 @@ def _start(
         ours, theirs = open_terminal(spec.tty)
         executable = sys.executable
         argv = [executable, "-I", "-S", "-c", TTY_BOOTSTRAP, "1" if "LC_CTYPE" in env else "", path, *argv]
+    joined: list[int] = []
     try:
-        command = OwnCommand(_spawn(executable, argv, theirs, env, cwd))
+        if view_of:
+            joined = [os.pidfd_open(view_of)]
+            argv = _joining(joined[0], path, spec, env, cwd)
+            executable = argv[0]
+        command = OwnCommand(_spawn(executable, argv, theirs, env, os.sep if view_of else cwd, joined))
     except BaseException:
         close_all(ours)
         raise
     finally:
-        close_all(theirs)
+        close_all([*theirs, *joined])
     feed, *outputs = ours
     return command, Session(command, feed, dict(enumerate(outputs, 1)), on_output, is_tty=spec.tty is not None)
 
 
+def _joining(pidfd: int, path: str, spec: ExecSpec, env: Mapping[str, str], cwd: str) -> list[str]:
+    """What joins a container's view of the file system, and becomes the command there."""
+    request = {
+        "pidfd": pidfd,
+        "own_ids": needs_own_ids(),
+        "cwd": cwd,
+        "path": path,
+        "argv": [*spec.argv],
+        "keeps_ctype": "LC_CTYPE" in env,
+        "tty": spec.tty is not None,
+    }
+    return visits.command("inside", request)
+
+
 def _spawn(
-    executable: str, argv: list[str], fds: list[int], env: Mapping[str, str], cwd: str
+    executable: str, argv: list[str], fds: list[int], env: Mapping[str, str], cwd: str, passed: list[int]
 ) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         argv,
@@ -199,6 +222,7 @@ def _spawn(
         stderr=fds[-1],
         cwd=cwd,
         env=dict(env),
+        pass_fds=passed,
         start_new_session=True,
     )
     procfs.set_oom_score_adj(process.pid, OOM_SCORE_ADJ)

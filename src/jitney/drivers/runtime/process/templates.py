@@ -7,8 +7,10 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from typing import Any
 
 from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.forking.bounding import ImportWatch, limit_of, remedy_of
 from jitney.drivers.runtime.forking.capture import Capture
 from jitney.drivers.runtime.forking.leftovers import OOM_SCORE_ADJ
 from jitney.drivers.runtime.forking.loading import Loaded, load_message, without_snapshot
@@ -24,6 +26,8 @@ from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
+
+RAISE_OWN_LIMIT = "Load less as the module is imported, or raise the limit in memory= of the function."
 
 
 def marker_of(home: Home) -> str:
@@ -43,8 +47,10 @@ class Templates:
         *,
         on_exited: Callable[[str, int, Exit], None],
         on_death: Callable[[TemplateProcess], None],
+        limit_mib: int = 0,
     ) -> None:
         self._home = home
+        self._limit_mib = limit_mib
         self._environ = environ
         self._children = children
         self._checkpoints = checkpoints
@@ -103,15 +109,26 @@ class Templates:
     async def _may_checkpoint(self, spec: TemplateSpec, image: BuiltImage) -> bool:
         return spec.checkpoint and not await self._checkpoints.why_not(spec, image)
 
-    async def cold(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> Cold:
-        """The process of a container that cannot be forked.
+    async def cold(
+        self,
+        spec: TemplateSpec,
+        image: BuiltImage,
+        cause: str,
+        output: Output,
+        view: dict[str, Any] | None = None,
+        limit_mib: int | None = None,
+    ) -> Cold:
+        """The process of a container that cannot be forked; `view`: see runner.view; `limit_mib`: its own memory.
+
+        One with volumes is in no checkpoint: it has joined its own mounts before it imports.
 
         Raises:
             TemplateFailed: its import fails.
         """
         loaded = self._cold[spec]
-        if not spec.checkpoint:
-            return Cold(await self.load(spec, image, cause, output, is_cold=True), loaded.note)
+        if not spec.checkpoint or view is not None:
+            plain = await self.load(spec, image, cause, output, is_cold=True, view=view, limit_mib=limit_mib)
+            return Cold(plain, loaded.note)
         source = (str(self._home.sources / spec.source_id),) if spec.source_id else ()
         request = Request(
             spec=spec,
@@ -119,7 +136,9 @@ class Templates:
             loaded=loaded,
             env=self._recipe(spec, image, 0, is_cold=True).env,
             needs=(image.python_path, *source),
-            load=lambda checkpoint: self.load(spec, image, cause, output, is_cold=True, checkpoint=checkpoint),
+            load=lambda checkpoint: self.load(
+                spec, image, cause, output, is_cold=True, checkpoint=checkpoint, limit_mib=limit_mib
+            ),
             adopt=lambda restored, control: self._adopt(restored, control, cause, output),
         )
         made = await self._checkpoints.start(request)
@@ -142,23 +161,30 @@ class Templates:
         *,
         is_cold: bool = False,
         checkpoint: bool = False,
+        view: dict[str, Any] | None = None,
+        limit_mib: int | None = None,
     ) -> TemplateProcess:
-        """A process that has imported the module.
+        """A process that has imported the module, within the memory of templates, or of the container that it will be.
 
         Raises:
             TemplateFailed: it cannot be.
         """
+        watch = ImportWatch(limit_mib or limit_of(spec, self._limit_mib))
         try:
-            template = self._start(spec, image, cause, output, is_cold)
+            template = self._start(spec, image, cause, output, is_cold, watch.judge)
         except OSError as error:
             reason = f"the image's interpreter {image.python_path} cannot be started: {error.strerror or error}"
             raise TemplateFailed(_failure(reason)) from error
         source = str(self._home.sources / spec.source_id) if spec.source_id else ""
+        template.advice = remedy_of(spec, watch.limit_mib) if limit_mib is None else RAISE_OWN_LIMIT
+        watch.begin(template.pid, template.kill)
         try:
-            await template.load(load_message(spec, source, checkpoint=checkpoint))
+            await template.load(load_message(spec, source, checkpoint=checkpoint, view=view))
         except BaseException:
             template.kill()
             raise
+        finally:
+            watch.end()
         return template
 
     def env(self, spec: TemplateSpec, image: BuiltImage) -> dict[str, str]:
@@ -178,7 +204,13 @@ class Templates:
         )
 
     def _start(
-        self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, is_cold: bool
+        self,
+        spec: TemplateSpec,
+        image: BuiltImage,
+        cause: str,
+        output: Output,
+        is_cold: bool,
+        judge: Callable[[Exit], Exit],
     ) -> TemplateProcess:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -199,6 +231,7 @@ class Templates:
                     is_cold=is_cold,
                     on_exited=self._on_exited,
                     on_death=self._died,
+                    judge=judge,
                 )
             except BaseException:
                 ours.close()

@@ -12,8 +12,19 @@ from jitney.core.volumes import Row
 from jitney.drivers.store.memory.faults import Faults
 from jitney.errors import NotFoundError
 from jitney.ports.contents import Block
-from jitney.ports.volumes import Commit, Diff, Restore
-from jitney.values.volumes import BLOCK_BYTES, CONFLICTS_MAX, Committed, Content, Entry, Head, Kind, Version
+from jitney.ports.volumes import LIST_MAX, Commit, Diff, Restore
+from jitney.values.volumes import (
+    BLOCK_BYTES,
+    CONFLICTS_MAX,
+    WORKSPACE,
+    Committed,
+    Content,
+    Entry,
+    Head,
+    Kind,
+    Retention,
+    Version,
+)
 
 T = TypeVar("T")
 
@@ -21,13 +32,24 @@ T = TypeVar("T")
 class _Volume:
     """A volume: its versions by number, each with all of its entries."""
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: str = WORKSPACE) -> None:
+        self.workspace = workspace
         self.versions: list[tuple[Version, dict[str, Entry]]] = [(Version(version=0, parent=0, at_ms=0), {})]
-        self.answers: dict[str, Committed] = {}
+        self.pruned: set[int] = set()  # of those: as if they were not there
+        self.answers: dict[str, tuple[int, Committed]] = {}
 
     @property
     def newest(self) -> int:
         return len(self.versions) - 1
+
+    def is_there(self, version: int) -> bool:
+        """Whether there is such a version."""
+        return 0 <= version <= self.newest and version not in self.pruned
+
+    def answered(self, key: str) -> Committed | None:
+        """What a commit with this key gave."""
+        version, answer = self.answers.get(key, (-1, None))
+        return answer if self.is_there(version) else None
 
     def entries(self, version: int) -> dict[str, Entry]:
         """All of a version."""
@@ -60,7 +82,7 @@ class _Volume:
             conflict_count=len(conflicts),
         )
         if request.key:
-            self.answers[request.key] = answer
+            self.answers[request.key] = version.version, answer
         return answer
 
     # What core.volumes.merge asks.
@@ -76,6 +98,8 @@ class _Volume:
         since = last
         while since > 1 and self.entries(since - 1).get(path) == entry:
             since -= 1
+        if until is not None and self.pruned.issuperset(range(since, until)):
+            return None  # no version that is there had it
         return Row(entry, since, until)
 
 
@@ -101,6 +125,8 @@ class MemoryVolumes:
         self._contents: dict[tuple[str, str], Content] = {}
         self._blocks: dict[tuple[str, bytes], Block] = {}
 
+        self._retention: dict[str, Retention] = {}
+
     def _of(self, volume_id: str) -> _Volume:
         return self._volumes.get(volume_id) or _Volume()
 
@@ -112,11 +138,12 @@ class MemoryVolumes:
 
     async def commit(self, commit: Commit) -> Committed:
         def operation() -> Committed:
-            known = self._of(commit.volume_id).answers.get(commit.key)
+            known = self._of(commit.volume_id).answered(commit.key)
             if known is not None:
                 return known
             volume = self._check(commit.volume_id, commit.base)
-            volumes.check_changes(commit.puts, commit.removes)
+            volume.workspace = volume.workspace if volume.newest else commit.workspace
+            volumes.check_changes(commit.puts, commit.removes, commit.changes_max)
             delta = volumes.merge(_View(volume), commit.base, commit.puts, commit.removes, new_only=commit.new_only)
             entries = {p: e for p, e in volume.entries(volume.newest).items() if p not in delta.ends}
             entries.update({path: replace(entry, blocks=b"") for path, entry in delta.begins.items()})
@@ -137,10 +164,12 @@ class MemoryVolumes:
 
     async def restore(self, restore: Restore) -> Committed:
         def operation() -> Committed:
-            known = self._of(restore.volume_id).answers.get(restore.key)
+            known = self._of(restore.volume_id).answered(restore.key)
             if known is not None:
                 return known
             volume = self._check(restore.volume_id, restore.version)
+            if not volume.is_there(restore.version):
+                raise NotFoundError(f"version {restore.version} of volume {restore.volume_id[:64]} is gone")
             return volume.add(volume.entries(restore.version), restore, [])
 
         return await self._step(operation)
@@ -161,13 +190,14 @@ class MemoryVolumes:
     async def version(self, volume_id: str, version: int) -> Version | None:
         def operation() -> Version | None:
             volume = self._of(volume_id)
-            return volume.versions[version][0] if 0 <= version <= volume.newest else None
+            return volume.versions[version][0] if volume.is_there(version) else None
 
         return await self._step(operation)
 
     async def history(self, volume_id: str, *, before: int | None = None, limit: int = 100) -> list[Version]:
         def operation() -> list[Version]:
-            versions = [version for version, _ in self._of(volume_id).versions[1:]]
+            volume = self._of(volume_id)
+            versions = [version for version, _ in volume.versions[1:] if volume.is_there(version.version)]
             return [v for v in versions[::-1] if before is None or v.version < before][:limit]
 
         return await self._step(operation)
@@ -198,16 +228,41 @@ class MemoryVolumes:
 
         return await self._step(operation)
 
-    async def diff(self, volume_id: str, old: int, new: int) -> Diff:
+    async def diff(self, volume_id: str, old: int, new: int, *, after: str = "", limit: int = LIST_MAX) -> Diff:
         def operation() -> Diff:
-            before, after = self._of(volume_id).entries(old), self._of(volume_id).entries(new)
-            puts = [entry for path, entry in after.items() if before.get(path) != entry]
-            return Diff(sorted(puts, key=lambda e: volumes.split(e.path)), sorted(set(before) - set(after)))
+            before, later = self._of(volume_id).entries(old), self._of(volume_id).entries(new)
+            changed = [path for path in {**before, **later} if before.get(path) != later.get(path)]
+            behind = [path for path in changed if not after or volumes.split(path) > volumes.split(after)]
+            paths = sorted(behind, key=volumes.split)
+            page = paths[:limit]
+            puts, removes = [later[p] for p in page if p in later], [p for p in page if p not in later]
+            return Diff(puts, removes, page[-1] if len(paths) > limit else "")
 
         return await self._step(operation)
 
+    async def prune(self, volume_id: str, versions: Sequence[int]) -> int:
+        def operation() -> int:
+            volume = self._of(volume_id)
+            gone = {version for version in versions if volume.is_there(version)} - {0, volume.newest}
+            volume.pruned |= gone
+            return len(gone)
+
+        return await self._step(operation)
+
+    async def retention(self, volume_id: str) -> Retention | None:
+        return await self._step(lambda: self._retention.get(volume_id))
+
+    async def keep(self, volume_id: str, retention: Retention | None) -> None:
+        def operation() -> None:
+            self._retention.pop(volume_id, None)
+            if retention is not None:
+                self._retention[volume_id] = retention
+
+        await self._step(operation)
+
     async def delete(self, volume_id: str) -> bool:
         def operation() -> bool:
+            self._retention.pop(volume_id, None)
             volume = self._volumes.pop(volume_id, None)
             if volume is not None:
                 self._deleted.append(volume)
@@ -236,16 +291,21 @@ class MemoryVolumes:
             lambda: {b: self._blocks[workspace, b] for b in blocks if (workspace, b) in self._blocks}
         )
 
-    def _references(self) -> set[str]:
-        kept = [*self._volumes.values(), *self._deleted]
-        return {entry.digest for volume in kept for _, entries in volume.versions for entry in entries.values()} - {""}
+    def _references(self, workspace: str) -> set[str]:
+        versions = [
+            entries
+            for volume in self._volumes.values()
+            for version, entries in volume.versions
+            if volume.workspace == workspace and volume.is_there(version.version)
+        ]
+        return {entry.digest for entries in versions for entry in entries.values()} - {""}
 
-    async def referenced(self, digests: Sequence[str]) -> set[str]:
-        return await self._step(lambda: self._references() & set(digests))
+    async def referenced(self, workspace: str, digests: Sequence[str]) -> set[str]:
+        return await self._step(lambda: self._references(workspace) & set(digests))
 
     async def forget_contents(self, workspace: str, digests: Sequence[str]) -> None:
         def operation() -> None:
-            for digest in set(digests) - self._references():
+            for digest in set(digests) - self._references(workspace):
                 self._contents.pop((workspace, digest), None)
                 for key in [key for key, at in self._blocks.items() if key[0] == workspace and at.digest == digest]:
                     del self._blocks[key]

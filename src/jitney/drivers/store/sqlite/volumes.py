@@ -15,15 +15,17 @@ from jitney.drivers.store.sqlite.reader import Reader
 from jitney.drivers.store.sqlite.writer import Write, Writer, one_by_one
 from jitney.errors import NotFoundError
 from jitney.ports.contents import Block
-from jitney.ports.volumes import Commit, Diff, Restore
+from jitney.ports.volumes import LIST_MAX, Commit, Diff, Restore
 from jitney.values.volumes import (
     BLOCK_BYTES,
     CONFLICTS_MAX,
+    WORKSPACE,
     Committed,
     Content,
     Entry,
     Head,
     Kind,
+    Retention,
     Version,
 )
 
@@ -33,6 +35,7 @@ INSERT_ENTRIES = queries.Insert(
     ("volume", "folder", "name", "since", "kind", "size", "mode", "mtime_ns", "digest", "target"),
 )
 FIRST_FOLDER, LAST_FOLDER = "\x01", b""  # all folders but the top: to SQLite any text is less than any bytes
+ALL = {"folder": "", "name": "", "limit": -1}  # the page that has everything
 CHANGE_BYTES = 300  # of a row and its indexes, for how large a write is
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -110,7 +113,7 @@ def commit(db: sqlite3.Connection, request: Commit) -> Committed:
     if repeated is not None:
         return repeated
     _check_version(request.volume_id, request.base, head.version)
-    volumes.check_changes(request.puts, request.removes)
+    volumes.check_changes(request.puts, request.removes, request.changes_max)
     rows = _Rows(db, head.number)
     delta = volumes.merge(rows, request.base, request.puts, request.removes, new_only=request.new_only)
     if delta.is_empty:
@@ -126,8 +129,11 @@ def restore(db: sqlite3.Connection, request: Restore) -> Committed:
     if repeated is not None:
         return repeated
     _check_version(request.volume_id, request.version, head.version)
+    where = {"volume_id": request.volume_id, "version": request.version}
+    if request.version and not db.execute(SQL["version"], where).fetchone():
+        raise NotFoundError(f"version {request.version} of volume {request.volume_id[:64]} is gone")
     rows = _Rows(db, head.number)
-    where = {"volume": head.number, "old": request.version, "new": head.version}
+    where = {"volume": head.number, "old": request.version, "new": head.version, **ALL}
     begins = {row.entry.path: row.entry for row in map(_row, db.execute(SQL["ended"], where).fetchall())}
     ends = {row.entry.path: row for row in map(rows.read, db.execute(SQL["begun"], where).fetchall())}
     for path in [path for path, row in ends.items() if path in begins and volumes.same(row.entry, begins[path])]:
@@ -155,8 +161,10 @@ def _apply(
         conflicts=tuple(delta.conflicts[:CONFLICTS_MAX]),
         conflict_count=len(delta.conflicts),
     )
-    row = {"volume_id": request.volume_id, "version": version.version, "files": version.files, "size": version.size}
-    (number,) = db.execute(SQL["put_head"], {**row, "updated_at_ms": request.at_ms}).fetchall()[0]
+    row: dict[str, Any] = {"volume_id": request.volume_id, "version": version.version}
+    row |= {"files": version.files, "size": version.size}
+    row |= {"updated_at_ms": request.at_ms, "workspace": getattr(request, "workspace", WORKSPACE)}
+    (number,) = db.execute(SQL["put_head"], row).fetchall()[0]
     numbers = rows.numbers
     db.executemany(SQL["end"], [(version.version, numbers[path]) for path in delta.ends])
     INSERT_ENTRIES(db, [_columns(number, version.version, entry) for entry in delta.begins.values()])
@@ -182,8 +190,29 @@ def _add_contents(db: sqlite3.Connection, workspace: str, contents: Sequence[Con
             db.executemany(SQL["add_block"], [(workspace, content.block(i), number, i) for i in range(whole)])
 
 
+def prune(db: sqlite3.Connection, request: tuple[str, Sequence[int]]) -> int:
+    """`VolumeStore.prune`."""
+    volume_id, versions = request
+    head = _head(db, volume_id)
+    numbers = [(head.number, version) for version in versions if version != head.version]
+    dropped = sum(db.execute(SQL["prune"], row).rowcount for row in numbers)
+    if dropped:
+        db.execute(SQL["note_pruned"], (head.number,))
+    return dropped
+
+
+def keep(db: sqlite3.Connection, request: tuple[str, Retention | None]) -> None:
+    """`VolumeStore.keep`."""
+    volume_id, retention = request
+    if retention is None:
+        db.execute(SQL["keep_as_all"], (volume_id,))
+    else:
+        db.execute(SQL["keep"], {"volume_id": volume_id, **msgspec.structs.asdict(retention)})
+
+
 def delete(db: sqlite3.Connection, volume_id: str) -> bool:
     """`VolumeStore.delete`."""
+    db.execute(SQL["keep_as_all"], (volume_id,))
     return db.execute(SQL["delete"], {"volume_id": volume_id}).rowcount > 0
 
 
@@ -191,6 +220,12 @@ def sweep(db: sqlite3.Connection, limit: int) -> int:
     """`VolumeStore.sweep`."""
     dropped = db.execute(SQL["sweep_entries"], {"limit": limit}).rowcount
     db.execute(SQL["sweep_versions"])
+    while dropped < limit and (row := db.execute(SQL["pruned"]).fetchone()):
+        where = {"volume": row[0], "limit": limit - dropped}
+        count = db.execute(SQL["sweep_pruned"], where).rowcount
+        if count < where["limit"]:
+            db.execute(SQL["forget_pruned"], row)
+        dropped += count
     return dropped
 
 
@@ -199,7 +234,7 @@ def forget_contents(db: sqlite3.Connection, request: tuple[str, Sequence[str]]) 
     workspace, digests = request
     for digest in map(bytes.fromhex, digests):
         row = db.execute(SQL["content"], (workspace, digest)).fetchone()
-        if row and not db.execute(SQL["referenced"], (digest,)).fetchone():
+        if row and not db.execute(SQL["referenced"], (digest, workspace)).fetchone():
             db.execute(SQL["forget_blocks"], (row[0],))
             db.execute(SQL["forget_content"], (row[0],))
 
@@ -207,6 +242,8 @@ def forget_contents(db: sqlite3.Connection, request: tuple[str, Sequence[str]]) 
 COMMIT = Write(one_by_one(commit), rank=40, grows=True)
 RESTORE = Write(one_by_one(restore), rank=41, grows=True)
 DELETE = Write(one_by_one(delete), rank=42)
+KEEP = Write(one_by_one(keep), rank=43, grows=True)
+PRUNE = Write(one_by_one(prune), rank=44)
 SWEEP = Write(one_by_one(sweep), rank=60)
 FORGET_CONTENTS = Write(one_by_one(forget_contents), rank=61)
 
@@ -227,6 +264,16 @@ class SqliteVolumes:
 
     async def delete(self, volume_id: str) -> bool:
         return await self._writer.submit(DELETE, volume_id)
+
+    async def prune(self, volume_id: str, versions: Sequence[int]) -> int:
+        return await self._writer.submit(PRUNE, (volume_id, versions))
+
+    async def retention(self, volume_id: str) -> Retention | None:
+        row = await self._reader.ask(lambda db: db.execute(SQL["retention"], (volume_id,)).fetchone())
+        return Retention(versions=row[0], days=row[1]) if row else None
+
+    async def keep(self, volume_id: str, retention: Retention | None) -> None:
+        await self._writer.submit(KEEP, (volume_id, retention))
 
     async def sweep(self, *, limit: int = 10_000) -> int:
         return await self._writer.submit(SWEEP, limit)
@@ -280,16 +327,8 @@ class SqliteVolumes:
         request = (version, folder, recursive, after, limit)
         return await self._reader.ask(lambda db: _entries(db, _head(db, volume_id).number, *request))
 
-    async def diff(self, volume_id: str, old: int, new: int) -> Diff:
-        def read(db: sqlite3.Connection) -> Diff:
-            where = {"volume": _head(db, volume_id).number, "old": min(old, new), "new": max(old, new)}
-            later = {row.entry.path: row.entry for row in map(_row, db.execute(SQL["begun"], where).fetchall())}
-            earlier = {row.entry.path: row.entry for row in map(_row, db.execute(SQL["ended"], where).fetchall())}
-            before, after = (earlier, later) if old <= new else (later, earlier)
-            puts = [e for p, e in after.items() if p not in before or not volumes.same(before[p], e)]
-            return Diff(sorted(puts, key=lambda e: volumes.split(e.path)), sorted(set(before) - set(after)))
-
-        return await self._reader.ask(read)
+    async def diff(self, volume_id: str, old: int, new: int, *, after: str = "", limit: int = LIST_MAX) -> Diff:
+        return await self._reader.ask(lambda db: _diff(db, _head(db, volume_id).number, old, new, after, limit))
 
     async def known(self) -> list[str]:
         rows = await self._reader.ask(lambda db: db.execute(SQL["known"]).fetchall())
@@ -309,11 +348,25 @@ class SqliteVolumes:
 
         return await self._reader.ask(read)
 
-    async def referenced(self, digests: Sequence[str]) -> set[str]:
+    async def referenced(self, workspace: str, digests: Sequence[str]) -> set[str]:
         def read(db: sqlite3.Connection) -> set[str]:
-            return {d for d in digests if db.execute(SQL["referenced"], (bytes.fromhex(d),)).fetchone()}
+            return {d for d in digests if db.execute(SQL["referenced"], (bytes.fromhex(d), workspace)).fetchone()}
 
         return await self._reader.ask(read)
+
+
+def _diff(db: sqlite3.Connection, volume: int, old: int, new: int, after: str, limit: int) -> Diff:
+    """A page of paths that began or ended. One that did both is in both lists, as both are in order."""
+    folder, name = volumes.split(after)
+    where: dict[str, Any] = {"volume": volume, "old": min(old, new), "new": max(old, new)}
+    where |= {"folder": folder, "name": name, "limit": limit + 1}
+    begun, ended = ([_row(row).entry for row in db.execute(SQL[query], where)] for query in ("begun", "ended"))
+    before, there = (ended, begun) if old <= new else (begun, ended)
+    earlier, later = ({entry.path: entry for entry in entries} for entries in (before, there))
+    found = sorted({*earlier, *later}, key=volumes.split)
+    paths = found[:limit]
+    puts = [later[p] for p in paths if p in later and not (p in earlier and volumes.same(earlier[p], later[p]))]
+    return Diff(puts, [path for path in paths if path not in later], paths[-1] if len(found) > limit else "")
 
 
 def _entries(

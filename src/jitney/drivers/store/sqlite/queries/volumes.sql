@@ -2,8 +2,8 @@
 SELECT number, version, files, size, updated_at_ms FROM volumes WHERE volume_id = :volume_id
 
 -- name: put_head
-INSERT INTO volumes (volume_id, version, files, size, updated_at_ms)
-VALUES (:volume_id, :version, :files, :size, :updated_at_ms)
+INSERT INTO volumes (volume_id, version, files, size, updated_at_ms, workspace)
+VALUES (:volume_id, :version, :files, :size, :updated_at_ms, :workspace)
 ON CONFLICT (volume_id) DO UPDATE SET
     version = excluded.version, files = excluded.files, size = excluded.size, updated_at_ms = excluded.updated_at_ms
 RETURNING number
@@ -77,12 +77,16 @@ ORDER BY folder, name LIMIT :limit
 SELECT number, folder, name, since, until, kind, size, mode, mtime_ns, digest, target
 FROM volume_entries
 WHERE volume = :volume AND since > :old AND since <= :new AND (until IS NULL OR until > :new)
+    AND (folder, name) > (:folder, :name)
+ORDER BY folder, name LIMIT :limit
 
 -- name: ended
 -- Of version :old, and not of :new.
 SELECT number, folder, name, since, until, kind, size, mode, mtime_ns, digest, target
 FROM volume_entries
 WHERE volume = :volume AND until > :old AND until <= :new AND since <= :old
+    AND (folder, name) > (:folder, :name)
+ORDER BY folder, name LIMIT :limit
 
 -- name: sweep_entries
 DELETE FROM volume_entries WHERE number IN (
@@ -90,6 +94,39 @@ DELETE FROM volume_entries WHERE number IN (
         SELECT DISTINCT volume FROM volume_versions WHERE volume NOT IN (SELECT number FROM volumes)
     ) LIMIT :limit
 )
+
+-- name: prune
+DELETE FROM volume_versions WHERE volume = ? AND version = ?
+
+-- name: note_pruned
+INSERT INTO volume_pruned (volume) VALUES (?) ON CONFLICT DO NOTHING
+
+-- name: pruned
+SELECT volume FROM volume_pruned LIMIT 1
+
+-- name: forget_pruned
+DELETE FROM volume_pruned WHERE volume = ?
+
+-- name: sweep_pruned
+-- Entries that ended and are of no version that is kept.
+DELETE FROM volume_entries WHERE number IN (
+    SELECT number FROM volume_entries
+    WHERE volume = :volume AND until IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM volume_versions
+        WHERE volume_versions.volume = :volume
+            AND volume_versions.version >= volume_entries.since AND volume_versions.version < volume_entries.until
+    ) LIMIT :limit
+)
+
+-- name: retention
+SELECT versions, days FROM volume_retention WHERE volume_id = ?
+
+-- name: keep
+INSERT INTO volume_retention (volume_id, versions, days) VALUES (:volume_id, :versions, :days)
+ON CONFLICT (volume_id) DO UPDATE SET versions = excluded.versions, days = excluded.days
+
+-- name: keep_as_all
+DELETE FROM volume_retention WHERE volume_id = ?
 
 -- name: sweep_versions
 -- Once nothing is left of their entries.
@@ -113,7 +150,8 @@ FROM content_blocks JOIN contents ON contents.number = content_blocks.content
 WHERE content_blocks.workspace = ? AND content_blocks.block = ?
 
 -- name: referenced
-SELECT 1 FROM volume_entries WHERE digest = ? AND digest <> x'' LIMIT 1
+SELECT 1 FROM volume_entries JOIN volumes ON volumes.number = volume_entries.volume
+WHERE volume_entries.digest = ? AND volume_entries.digest <> x'' AND volumes.workspace = ? LIMIT 1
 
 -- name: forget_blocks
 DELETE FROM content_blocks WHERE content = ?

@@ -1,0 +1,159 @@
+"""The folder of this machine beside a bucket.
+
+    <workspace>/incoming/<name>       placed by somebody on this machine, who asks for it to be adopted
+    <workspace>/incoming/f-<random>   one that is being fetched; what a killed process left of these is removed
+    <workspace>/files/<aa>/<digest>   a content that is here too: for mounts, which need files, and for reading again
+
+A file that is here is whole, synced and read-only; it is the bucket that counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from jitney.core import volumes
+from jitney.errors import InvalidError, NotFoundError, StorageError, StorageFullError
+from jitney.ports.contents import Stored, check_incoming, check_workspace
+from jitney.values.volumes import BLOCK_BYTES, Content
+
+FILE_MODE = 0o444
+FETCHED = "f-"
+KEPT_S = 24 * 3600.0  # a file that no mount has, and nobody looked at
+
+
+class Place:
+    """See the module. All of it blocks."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def folder(self, workspace: str) -> Path:
+        """That of a workspace, made if it is not there."""
+        path = self._root / check_workspace(workspace)
+        (path / "incoming").mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    def path(self, one: Stored) -> str:
+        """Where a content is, if it is here."""
+        return f"{self._root}/{one.workspace}/files/{one.digest[:2]}/{one.digest}"
+
+    def has(self, one: Stored) -> bool:
+        """Whether a content is here; it counts as used then."""
+        path = self.path(one)
+        try:
+            os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def new(self, workspace: str) -> str:
+        """A name for a file that is being fetched."""
+        return str(self.folder(workspace) / "incoming" / f"{FETCHED}{secrets.token_hex(12)}")
+
+    def name(self, path: str, one: Stored) -> None:
+        """Give a file that is synced the name of what it holds."""
+        target = self.path(one)
+        os.makedirs(os.path.dirname(target), exist_ok=True, mode=0o700)
+        os.chmod(path, FILE_MODE)
+        os.replace(path, target)
+
+    def open_incoming(self, workspace: str, name: str, size: int) -> int:
+        """A file that was placed, open for reading.
+
+        Raises:
+            NotFoundError: there is none.
+            InvalidError: it has another size, is no plain file, or others hold it too.
+        """
+        path = self.folder(workspace) / "incoming" / check_incoming(name)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise NotFoundError(f"no incoming file {name}", hint="place it again") from None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise InvalidError(f"the incoming file {name} is a link", hint="place a copy") from None
+        found = os.fstat(file)
+        plain = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+        if plain and found.st_size == size:
+            return file
+        os.close(file)
+        if not plain:
+            raise InvalidError(
+                "an incoming file is a plain one of the server's user, with one name", hint="place a copy"
+            )
+        raise InvalidError(f"the incoming file has {found.st_size:,} bytes, and {size:,} were said", hint="place again")
+
+    def keep_incoming(self, workspace: str, name: str, digest: str) -> None:
+        """Have a file that was adopted here, under its content's name."""
+        path = f"{self.folder(workspace)}/incoming/{name}"
+        one = Stored(workspace, digest)
+        if os.path.exists(self.path(one)):
+            os.unlink(path)
+            return
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        self.name(path, one)
+
+    def forget_fetched(self) -> int:
+        """Remove what was not fetched to its end: nobody fetches now. How many."""
+        left = list(self._root.glob(f"*/incoming/{FETCHED}*"))
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    def sweep_incoming(self, before_ms: int) -> int:
+        """Remove what was placed before then and not asked for: how many."""
+        dropped = 0
+        for path in self._root.glob("*/incoming/*"):
+            with suppress(OSError):
+                if path.lstat().st_mtime_ns // 1_000_000 < before_ms and not path.name.startswith(FETCHED):
+                    path.unlink()
+                    dropped += 1
+        return dropped
+
+    def tidy(self, now_s: float) -> int:
+        """Remove files that no mount shares and nobody looked at for `KEPT_S`: how many."""
+        dropped = 0
+        for path in self._root.glob("*/files/??/*"):
+            with suppress(OSError):
+                seen = path.lstat()
+                if seen.st_nlink == 1 and max(seen.st_atime, seen.st_mtime, seen.st_ctime) < now_s - KEPT_S:
+                    path.unlink()
+                    dropped += 1
+        return dropped
+
+
+def read_content(file: int, size: int) -> Content:
+    """What is in a file."""
+    blocks = [volumes.block_digest(read_block(file, at)) for at in range(-(-size // BLOCK_BYTES))]
+    return volumes.content_of(b"".join(blocks), size)
+
+
+def read_block(file: int, position: int) -> bytes:
+    """A block of a file: shorter at its end."""
+    parts, at = [], position * BLOCK_BYTES
+    left = BLOCK_BYTES
+    while left:
+        part = os.pread(file, left, at)
+        if not part:
+            break
+        parts.append(part)
+        at, left = at + len(part), left - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def explain(error: OSError, path: Path) -> StorageError:
+    """What callers are told of an error of the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(f"the disk of {path} is full", hint="free some space, then try again")
+    return StorageError(f"{path}: {error.strerror or error}", hint="check the disk and the folder's permissions")

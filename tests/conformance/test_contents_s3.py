@@ -1,0 +1,310 @@
+"""Contents in a bucket: the contract against a server of buckets, and what becomes of its failures."""
+
+import asyncio
+import logging
+import os
+import sys
+
+import pytest
+
+from jitney.core.volumes import whole
+from jitney.drivers.contents.s3 import S3Contents, layout
+from jitney.drivers.contents.s3.bucket import Bucket, Settings, judge
+from jitney.drivers.contents.s3.fetching import Fetcher
+from jitney.errors import (
+    BucketAccessError,
+    BucketError,
+    BucketUnavailableError,
+    InvalidError,
+    NotFoundError,
+    StorageCorruptError,
+    StorageFullError,
+    UnsupportedError,
+)
+from jitney.ports.contents import Stored
+from jitney.testing.buckets import KEYS, PASS, Fault, FaultyProxy, s3_server
+from jitney.testing.conformance.contents import NAME, WORKSPACE, ContentsContract, parts, sample
+from jitney.testing.conformance.running import Running
+from jitney.values.volumes import BLOCK_BYTES
+
+pytest.importorskip("obstore", reason="needs the extra s3")
+pytest.importorskip("moto", reason="needs moto, of the extra dev")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as found:
+        found.make_bucket("contents")
+        yield found
+
+
+@pytest.fixture
+def proxy(server):
+    found = FaultyProxy(server.url)
+    yield found
+    found.close()
+
+
+async def no_pause(pause_s):
+    await asyncio.sleep(0)
+
+
+def settings(url, prefix="t", bucket="contents", **more):
+    return Settings(layout.Address(bucket, f"{prefix}/"), url, credentials=KEYS, **more)
+
+
+def open_bucket(url, prefix="t", *, tries=5, bucket="contents", credentials=KEYS, **more):
+    """One that does not wait between its tries, and gives up after some: each look at the clock is a second later."""
+    ticks = iter(range(10_000))
+    given = settings(url, prefix, bucket, patience_s=tries - 1, **more)._replace(credentials=credentials)
+    return Bucket(given, pause=no_pause, clock=lambda: next(ticks))
+
+
+class TestS3Contents(ContentsContract):
+    @pytest.fixture(autouse=True)
+    def at(self, server, tmp_path):
+        self.url, self.prefix = server.url, f"p-{os.urandom(6).hex()}"
+
+    def make(self, folder, now_ms):
+        return S3Contents(settings(self.url, self.prefix), folder, owner="us", now_ms=now_ms)
+
+    def place(self, contents, workspace, name, data):
+        (contents.folder(workspace) / "incoming" / name).write_bytes(data)
+
+    def test_two_servers_do_not_share_a_prefix(self, contents, run, tmp_path):
+        data, content = sample(9)
+        run(contents.put(WORKSPACE, parts(data, content)))
+        other = S3Contents(settings(self.url, self.prefix), tmp_path / "other", owner="them")
+        with pytest.raises(BucketError, match="another server"):
+            run(other.absent(WORKSPACE, [content.digest]))
+        again = S3Contents(settings(self.url, self.prefix), tmp_path / "other", owner="us")
+        assert run(again.absent(WORKSPACE, [content.digest])) == []
+
+    def test_what_was_adopted_is_on_this_machine_too(self, contents, run):
+        data, content = sample(BLOCK_BYTES + 3)
+        self.place(contents, WORKSPACE, NAME, data)
+        run(contents.adopt(WORKSPACE, NAME, len(data)))
+        path = contents.folder(WORKSPACE) / "files" / content.digest[:2] / content.digest
+        assert path.read_bytes() == data
+        assert path.stat().st_mode & 0o777 == 0o444
+        assert os.listdir(contents.folder(WORKSPACE) / "incoming") == []
+
+    @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder"])
+    def test_7_what_is_no_plain_file_is_not_adopted(self, contents, run, tmp_path, kind):
+        target, path = tmp_path / "secret", contents.folder(WORKSPACE) / "incoming" / NAME
+        target.write_bytes(b"12345")
+        if kind == "link":
+            path.symlink_to(target)
+        elif kind == "hard link":
+            path.hardlink_to(target)
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.mkdir()
+        with pytest.raises(InvalidError):
+            run(contents.adopt(WORKSPACE, NAME, 5))
+        assert run(contents.absent(WORKSPACE, [whole(b"12345").digest])) == [whole(b"12345").digest]
+
+    def test_blocks_of_what_was_removed_go_with_the_next_sweep(self, contents, run, clock):
+        data, content = sample(2 * BLOCK_BYTES)
+        run(contents.begin(WORKSPACE, content, {}))
+        run(contents.put(WORKSPACE, parts(data, content)))
+        clock.now_ms += 10
+        assert run(contents.sweep(clock.now_ms)) == 0
+        assert run(contents.remove(WORKSPACE, [content.digest], clock.now_ms)) == [content.digest]
+        with pytest.raises(NotFoundError):
+            run(contents.read(WORKSPACE, content.digest, 0, 1))
+        assert run(contents.sweep(clock.now_ms)) == 1
+        assert run(contents.sweep(clock.now_ms)) == 0
+        assert run(contents.begin(WORKSPACE, content, {})) == [0, 1]
+
+    def test_6_what_an_earlier_server_was_just_given_is_not_removed(self, contents, run, tmp_path, clock):
+        data, content = sample(10)
+        run(contents.put(WORKSPACE, parts(data, content)))
+        later = self.make(tmp_path / "contents", clock)
+        assert run(later.old(1)) == []
+        assert run(later.remove(WORKSPACE, [content.digest], 1)) == []
+        assert run(later.old(clock.now_ms)) == [Stored(WORKSPACE, content.digest)]
+        assert run(later.remove(WORKSPACE, [content.digest], clock.now_ms)) == [content.digest]
+
+    def test_6_who_asks_while_it_is_removed_is_told_the_truth(self, contents, run, clock):
+        data, content = sample(10)
+
+        async def story():
+            await contents.put(WORKSPACE, parts(data, content))
+            clock.now_ms += 3_600_000
+            removed, absent = await asyncio.gather(
+                contents.remove(WORKSPACE, [content.digest], clock.now_ms), contents.absent(WORKSPACE, [content.digest])
+            )
+            assert removed == absent
+            _again, gone = await asyncio.gather(
+                contents.put(WORKSPACE, parts(data, content)),
+                contents.remove(WORKSPACE, [content.digest], clock.now_ms),
+            )
+            if content.digest not in gone:
+                assert await contents.read(WORKSPACE, content.digest, 0, 10) == data
+
+        run(story())
+
+
+class TestFailures(Running):
+    """A proxy between spoils what it is told to."""
+
+    @pytest.fixture
+    def contents(self, proxy, tmp_path):
+        prefix = f"f-{os.urandom(6).hex()}"
+        return S3Contents(open_bucket(proxy.url, prefix, answer_s=20, tries=20), tmp_path, owner="us")
+
+    def spoil(self, proxy, faults, method="", part=""):
+        left = list(faults)
+        proxy.plan = lambda m, p: left.pop(0) if left and m.startswith(method) and part in p else PASS
+
+    @pytest.mark.parametrize("fault", [
+        Fault(500), Fault(503, "SlowDown"), Fault(429, "TooManyRequests"), Fault(500, after=True),
+    ])  # fmt: skip
+    def test_what_fails_for_a_moment_is_asked_again(self, contents, proxy, run, fault):
+        data, content = sample(BLOCK_BYTES + 9)
+        for method in ("PUT", "GET", "HEAD"):
+            self.spoil(proxy, [fault] * 3, method)
+            run(contents.begin(WORKSPACE, content, {}))
+            run(contents.put(WORKSPACE, parts(data, content)))
+            assert run(contents.read(WORKSPACE, content.digest, 0, content.size)) == data
+
+    @pytest.mark.parametrize("cut", [0, 1, 5_000_000])
+    def test_an_answer_that_is_cut_off_is_asked_for_again(self, contents, proxy, run, tmp_path, cut):
+        data, content = sample(BLOCK_BYTES + 9)
+        run(contents.begin(WORKSPACE, content, {}))
+        run(contents.put(WORKSPACE, parts(data, content)))
+        self.spoil(proxy, [Fault(cut=cut)] * 2, "GET", "/blocks/")
+        assert run(contents.read(WORKSPACE, content.digest, 0, content.size)) == data
+        fetcher = Fetcher(contents._bucket, tmp_path / "here", WORKSPACE)
+        self.spoil(proxy, [Fault(cut=cut)] * 2, "GET", "/blocks/")
+        run(fetcher.fetch([content.digest]))
+        assert fetcher.path(content.digest).read_bytes() == data
+
+    @pytest.mark.parametrize("fault", [Fault(500), Fault(503, "SlowDown"), Fault(500, after=True)])
+    def test_what_keeps_failing_is_told_with_its_reason(self, contents, proxy, run, fault):
+        data, content = sample(100)
+        proxy.plan = lambda method, path: fault
+        with pytest.raises(BucketUnavailableError, match=r"cannot be used now .*: check") as caught:
+            run(contents.put(WORKSPACE, parts(data, content)))
+        assert caught.value.retryable
+        assert len(proxy.asked) >= 4
+
+    def test_one_that_never_answers_is_given_up(self, proxy, run, tmp_path):
+        contents = S3Contents(open_bucket(proxy.url, answer_s=0.2, tries=2), tmp_path)
+        proxy.plan = lambda method, path: Fault(hangs=True)
+        with pytest.raises(BucketUnavailableError):
+            run(contents.absent(WORKSPACE, [whole(b"x").digest]))
+
+    def test_one_that_is_not_there_is_given_up(self, run, tmp_path):
+        contents = S3Contents(open_bucket("http://127.0.0.1:1", tries=2), tmp_path)
+        with pytest.raises(BucketUnavailableError):
+            run(contents.read(WORKSPACE, whole(b"x").digest, 0, 1))
+
+    def test_a_content_whose_last_step_failed_is_not_there_and_is_gone_on_with(self, contents, proxy, run):
+        data, content = sample(2 * BLOCK_BYTES)
+        first, second = parts(data, content)
+        run(contents.begin(WORKSPACE, content, {}))
+        run(contents.put(WORKSPACE, [first]))
+        proxy.plan = lambda method, path: Fault(500) if method == "PUT" and "/files/" in path else PASS
+        with pytest.raises(BucketUnavailableError):
+            run(contents.put(WORKSPACE, [second]))
+        assert run(contents.absent(WORKSPACE, [content.digest])) == [content.digest]
+        with pytest.raises(NotFoundError):
+            run(contents.read(WORKSPACE, content.digest, 0, 1))
+        proxy.plan, proxy.asked[:] = lambda method, path: PASS, []
+        run(contents.put(WORKSPACE, [second]))
+        assert not [path for method, path in proxy.asked if method == "PUT" and "/blocks/" in path]
+        assert run(contents.read(WORKSPACE, content.digest, 0, content.size)) == data
+
+    def test_a_bucket_that_is_not_there(self, server, run, tmp_path):
+        contents = S3Contents(open_bucket(server.url, bucket="no-such-bucket"), tmp_path, owner="us")
+        data, content = sample(5)
+        with pytest.raises(BucketError, match="there is no bucket 'no-such-bucket'"):
+            run(contents.put(WORKSPACE, parts(data, content)))
+
+    @pytest.mark.parametrize("status, code, kind", [
+        (403, "SignatureDoesNotMatch", BucketAccessError), (403, "AccessDenied", BucketAccessError),
+        (400, "ExpiredToken", BucketAccessError), (507, "XMinioStorageFull", StorageFullError),
+        (403, "QuotaExceeded", StorageFullError), (301, "region", BucketError),
+    ])  # fmt: skip
+    def test_what_is_wrong_for_good_is_told_at_once(self, contents, proxy, run, status, code, kind, caplog):
+        data, content = sample(5)
+        self.spoil(proxy, [Fault(status, code)] * 9, "PUT")
+        with caplog.at_level(logging.DEBUG), pytest.raises(kind) as caught:
+            run(contents.put(WORKSPACE, parts(data, content)))
+        assert code in str(caught.value)
+        assert len(proxy.asked) == 1
+        assert KEYS["AWS_SECRET_ACCESS_KEY"] not in f"{caught.value!r}{caught.value}{caplog.text}"
+
+    def test_a_damaged_block_is_not_brought(self, contents, run, tmp_path):
+        data, content = sample(2 * BLOCK_BYTES)
+        run(contents.begin(WORKSPACE, content, {}))
+        run(contents.put(WORKSPACE, parts(data, content)))
+        one = Stored(WORKSPACE, content.digest)
+        run(contents._bucket.put(layout.block_name(one, 1), b"x" * BLOCK_BYTES))
+        fetcher = Fetcher(contents._bucket, tmp_path / "here", WORKSPACE)
+        with pytest.raises(StorageCorruptError):
+            run(fetcher.fetch([content.digest]))
+        assert not fetcher.path(content.digest).exists()
+        assert os.listdir(tmp_path / "here" / WORKSPACE / "incoming") == []
+
+    def test_contents_are_fetched_once(self, contents, proxy, run, tmp_path):
+        samples = [sample(size) for size in (0, 10, BLOCK_BYTES, 2 * BLOCK_BYTES + 1)]
+        for data, content in samples:
+            run(contents.begin(WORKSPACE, content, {}))
+            run(contents.put(WORKSPACE, parts(data, content)))
+        fetcher = Fetcher(contents._bucket, tmp_path / "here", WORKSPACE)
+        digests = [content.digest for _, content in samples]
+
+        async def both():
+            await asyncio.gather(fetcher.fetch(digests), fetcher.fetch(digests))
+
+        proxy.asked.clear()
+        run(both())
+        assert [fetcher.path(content.digest).read_bytes() for _, content in samples] == [data for data, _ in samples]
+        assert len(proxy.asked) == 4 + 3
+        run(fetcher.fetch(digests))
+        assert len(proxy.asked) == 4 + 3
+        with pytest.raises(NotFoundError):
+            run(fetcher.fetch([whole(b"never").digest]))
+
+
+def test_wrong_credentials(tmp_path):
+    async def ask(url, credentials):
+        contents = S3Contents(open_bucket(url, credentials=credentials), tmp_path)
+        await contents.read(WORKSPACE, whole(b"x").digest, 0, 1)
+
+    with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="2") as strict:
+        strict.make_bucket("contents")
+        with pytest.raises(BucketAccessError, match="InvalidAccessKeyId"):
+            asyncio.run(ask(strict.url, KEYS))
+
+
+def test_no_credentials():
+    """The machine was asked for those of its role, and has none."""
+    error = RuntimeError("Error performing PUT http://169.254.169.254/latest/api/token: status code: 403 Forbidden")
+    judged = judge(error, layout.Address("b", ""))
+    assert isinstance(judged, BucketAccessError)
+    assert "AWS_ACCESS_KEY_ID" in str(judged)
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(UnsupportedError, match=r"jitney\[s3\]"):
+        S3Contents(settings("http://127.0.0.1:1"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "s3://", "http://a", "s3://a", "s3://UPPER CASE", "s3://buck/../x", "s3://b?x"]
+)
+def test_what_is_no_address(address):
+    with pytest.raises(InvalidError):
+        layout.parse(address)
+
+
+def test_addresses():
+    assert layout.parse("s3://bucket") == ("bucket", "")
+    assert str(layout.parse("s3://bucket//a/b/")) == "s3://bucket/a/b"
+    assert "secret" not in repr(settings("http://127.0.0.1:1"))
