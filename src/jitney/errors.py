@@ -15,7 +15,7 @@
     ├── StorageError                storage              503    the server's disk failed; it takes nothing more
     │   ├── StorageFullError        storage_full         507    the disk is full; nothing was recorded
     │   ├── StorageCorruptError     storage_corrupt      500    the store's file is damaged; nothing is made anew
-    │   └── BucketError             bucket               502    the bucket of volumes' files cannot be used as configured
+    │   └── BucketError             bucket               502    the bucket of files cannot be used as configured
     │       ├── BucketAccessError   bucket_access        502    its credentials are missing, wrong, or not for this
     │       └── BucketUnavailableError  bucket_unavailable  503  it did not answer well in time (retry is safe)
     ├── EncryptionKeyError          encryption_key       503    the key of the secrets is gone, wrong, or not private

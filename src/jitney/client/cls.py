@@ -113,7 +113,7 @@ class Cls(Generic[P, T]):
         return self._bound(
             options.overrides(given, self._handle.resources),
             options.secrets(given.get("secrets")),
-            None if given.get("volumes") is None else volume_mounts.checked(given["volumes"]),
+            volume_mounts.replaced(given.get("volumes")),
         )
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[P, T]:

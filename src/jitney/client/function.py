@@ -257,7 +257,7 @@ class Function(Generic[P, R, G]):
         return self._bound(
             options.overrides(given, self._handle.resources),
             options.secrets(given.get("secrets")),
-            None if given.get("volumes") is None else volume_mounts.checked(given["volumes"]),
+            volume_mounts.replaced(given.get("volumes")),
         )
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R, G]:

@@ -52,6 +52,11 @@ def checked(given: Any) -> Mounts:
     return tuple(sorted(found.items()))
 
 
+def replaced(given: Any) -> Mounts | None:
+    """What comes instead of the declared ones; None: they stay. Raises as `checked` does."""
+    return None if given is None else checked(given)
+
+
 def variables(volumes: Mounts) -> dict[str, str]:
     """Variables that containers get for the volumes that they have."""
     found: dict[str, str] = {}

@@ -378,6 +378,15 @@ class QueueState:
         return gone
 
 
+def still_with(getter: Getter, sent: Iterable[tuple[Item, int]]) -> list[Item]:
+    """Which of the items that a getter was sent, each with its `deliveries` then, it has not lost since.
+
+    A lease may end before its answer is known to have arrived, and somebody else have the item by then.
+    """
+    place = Place.LEASED if getter.lease_ms else Place.HELD
+    return [item for item, deliveries in sent if item.place is place and item.deliveries == deliveries]
+
+
 def full(count: int) -> QueueFullError:
     """A partition has no room."""
     return QueueFullError(

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from jitney.core.queues import Getter, Item, Place, Putter, QueueState, full
+from jitney.core.queues import Getter, Item, Place, Putter, QueueState, full, still_with
 from jitney.errors import JitneyError, NotFoundError
 from jitney.server.api.reply import Reply
 from jitney.server.journal import Change
@@ -294,13 +294,8 @@ class HotQueue:
             self._give(getter, items)
 
     def _settled(self, getter: Getter, sent: list[tuple[Item, int]], has_it: bool) -> None:
-        """The peer has the items, or never will.
-
-        A lease may have ended before that is known, and somebody else have the item: then it is no longer ours to
-        give back.
-        """
-        place = Place.LEASED if getter.lease_ms else Place.HELD
-        items = [item for item, deliveries in sent if item.place is place and item.deliveries == deliveries]
+        """The peer has the items, or never will."""
+        items = still_with(getter, sent)
         if self.is_lost:
             if has_it and not getter.lease_ms:
                 for item in items:

@@ -12,7 +12,7 @@ Messages on its socket (frames as in runner.template_protocol; descriptors come 
                                                             descriptors: the pod, the process's, the control groups
       mount     {"pod", "mounts": [...]}                    what comes into a pod later (runner.wall.mounting);
                                                             descriptor: the pod
-      attach    {"pod", "target", "read_only"}              a mount of the worker's comes into a pod, answered by mounted;
+      attach    {"pod", "target", "read_only"}              a mount of the worker's comes into a pod; answer: mounted;
                                                             descriptors: the pod, the mount
     warden -> worker
       hub       {"message": "" or what went wrong}

@@ -81,7 +81,7 @@ class VolumeHistoryAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VolumeKeep(msgspec.Struct, frozen=True, kw_only=True):
-    """Set which versions stay. None leaves one as it is; both: as the server has it for all. `is_question`: only ask."""
+    """Which versions stay. None leaves one as it is; both: as the server has it for all. `is_question`: only ask."""
 
     volume_id: str
     versions: int | None = None
