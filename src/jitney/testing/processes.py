@@ -13,6 +13,7 @@ import pickle
 import platform
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from jitney.values.functions import Resources
 from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
 
+LOOK_AGAIN_S = 0.2
 MODULE = "user_module"
 PLAIN = """
 import os, signal, subprocess, sys, threading, time
@@ -151,6 +153,9 @@ class ProcessStage:
         """Descendants that this process has had since the stage was made, templates apart, and scratch folders."""
         spared = self.runtime.template_pids() | self._before
         pids = [pid for pid in descendants() if pid not in spared]
+        if pids:  # what a bystander starts while we look is gone in a moment; what was left stays
+            time.sleep(LOOK_AGAIN_S)  # sleep: nothing tells of the end of what is not ours
+            pids = [pid for pid in descendants() if pid in pids]
         folders = [str(path) for path in self.home.containers.glob("ta-*")]
         return [_shown(pid) for pid in pids] + folders
 
