@@ -14,7 +14,7 @@ from tests.conformance.test_interactive_process import CommandStage
 
 from jitney.drivers.walls.machine import FIRST_ID
 from jitney.testing.conformance.runtime import Log, Module, Program
-from jitney.testing.processes import descendants
+from jitney.testing.processes import lasting, shown
 from jitney.values.containers import Launch
 from jitney.values.images import BuiltImage
 from jitney.values.isolation import Isolation
@@ -50,7 +50,7 @@ class KeptStage(CommandStage):
             found += [f"process {pid} of {name}" for pid in pids - {1} - self.runtime.template_pids()]
             found += [f"folder {folder} of {name}" for folder in folders if folder.startswith("ta-")]
         if not boxes:
-            found += [f"process {pid}" for pid in set(descendants()) - self._before]
+            found += [shown(pid) for pid in lasting(self._before)]
             found += [str(path) for path in self.home.containers.iterdir()]
             found += [str(path) for path in self.home.sockets.parent.glob("k-*")]
         return found

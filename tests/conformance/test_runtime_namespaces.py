@@ -15,7 +15,7 @@ from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.namespaces import NamespacesRuntime
 from jitney.drivers.walls.probe import probe
 from jitney.testing.conformance.runtime import Module, Program, RuntimeContract
-from jitney.testing.processes import descendants, open_stage
+from jitney.testing.processes import lasting, open_stage, shown
 from jitney.values.containers import Launch
 from jitney.values.isolation import Isolation
 
@@ -43,14 +43,14 @@ class Stage(ProcessStage):
 
     def left_overs(self) -> list[str]:
         spared, folders = self.runtime.infrastructure()
-        pids = [pid for pid in descendants() if pid not in spared | self._before and not _has_ended(pid)]
+        pids = [pid for pid in lasting(spared | self._before) if not _has_ended(pid)]
         found = []
         for wall in Path(self.home.containers).iterdir():
             if wall.name not in folders:
                 found.append(str(wall))
             elif (wall / "scratch").exists():
                 found += [str(pod) for pod in (wall / "scratch").iterdir() if f"{wall.name}/{pod.name}" not in folders]
-        return [f"process {pid}" for pid in pids] + [path for path in found if not path.endswith("/scratch/t")]
+        return [shown(pid) for pid in pids] + [path for path in found if not path.endswith("/scratch/t")]
 
 
 def _has_ended(pid: int) -> bool:

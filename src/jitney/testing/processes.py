@@ -14,7 +14,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,18 @@ def descendants() -> list[int]:
     """What this process has started, or has adopted from what it started; without bystanders."""
     spared = {pid for one in bystanders for pid in procfs.tree(one)}
     return [pid for pid in procfs.tree(os.getpid())[1:] if pid not in spared]
+
+
+def lasting(spared: Collection[int]) -> list[int]:
+    """Descendants but for `spared` that are there at two looks.
+
+    What a bystander starts is gone in a moment; what was left stays.
+    """
+    found = [pid for pid in descendants() if pid not in spared]
+    if not found:
+        return []
+    time.sleep(LOOK_AGAIN_S)  # sleep: nothing tells of the end of what is not ours
+    return [pid for pid in descendants() if pid in found]
 
 
 class RunnerPeer(asyncio.Protocol):
@@ -152,15 +164,11 @@ class ProcessStage:
     def left_overs(self) -> list[str]:
         """Descendants that this process has had since the stage was made, templates apart, and scratch folders."""
         spared = self.runtime.template_pids() | self._before
-        pids = [pid for pid in descendants() if pid not in spared]
-        if pids:  # what a bystander starts while we look is gone in a moment; what was left stays
-            time.sleep(LOOK_AGAIN_S)  # sleep: nothing tells of the end of what is not ours
-            pids = [pid for pid in descendants() if pid in pids]
         folders = [str(path) for path in self.home.containers.glob("ta-*")]
-        return [_shown(pid) for pid in pids] + folders
+        return [shown(pid) for pid in lasting(spared)] + folders
 
 
-def _shown(pid: int) -> str:
+def shown(pid: int) -> str:
     """A process as a failed test shows it: what it runs tells whose it is."""
     stat = procfs.stat(pid)
     try:
