@@ -61,7 +61,7 @@ def home(tmp_path, monkeypatch):
 
 def test_doctor_on_a_machine_that_never_ran_anything(home, capsys):
     assert main.invoke(["doctor"]) == 0
-    assert "21 checks, 0 failed" in capsys.readouterr().out
+    assert "23 checks, 0 failed" in capsys.readouterr().out
     assert not home.exists()
 
 

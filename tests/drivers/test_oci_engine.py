@@ -260,11 +260,11 @@ def test_a_container_that_ends_at_once_says_why(tmp_path, code, why):
     play(tmp_path, scene)
 
 
-def test_a_policy_that_cannot_be_kept_asks_the_engine_for_nothing(tmp_path):
+def test_a_policy_that_cannot_be_kept_has_the_engine_make_nothing(tmp_path):
     async def scene(stage):
         spec = msgspec.structs.replace(stage.spec, network=NetworkPolicy(cidrs=("10.0.0.0/8",)))
         assert "block_network" in await stage.fails(spec)
-        assert stage.engine.asked == []
+        assert all(one.startswith("GET ") for one in stage.engine.asked), "what it is may be asked"
 
     play(tmp_path, scene)
 
@@ -346,7 +346,7 @@ def test_without_an_engine_there_is_nothing_to_remove_and_a_reason(tmp_path):
 def test_layers_over_the_machines_own_files_are_refused(tmp_path):
     async def scene(stage):
         image = msgspec.structs.replace(ProcessStage.image, layers=("/", "/l"))
-        boxes = OciBoxes("mark", OciSettings(socket=stage.path), {})
+        boxes = OciBoxes(stage.home, OciSettings(socket=stage.path), {})
         with pytest.raises(BoxFailed) as failed:
             await boxes._import(image, [], "tag")
         assert "base = 'registry'" in str(failed.value)

@@ -264,9 +264,9 @@ class HotQueue:
             self.state.lease(items, getter, self._queues.now_ms())
             self._queues.update(self, [item for item in items if item.is_stored])
             self._clock.set()
-        deliveries = [QueueItem(item.number, item.payload or b"", item.deliveries) for item in items]
         sent = [(item, item.deliveries) for item in items]
-        getter.asker.reply.answer(QueueItems(items=deliveries), lambda has_it: self._settled(getter, sent, has_it))
+        answer = QueueItems(items=[QueueItem(item.number, item.payload or b"", count) for item, count in sent])
+        getter.asker.reply.answer(answer, lambda has_it: self._settled(getter, sent, has_it))
 
     def _fitting(self, items: list[Item]) -> list[Item]:
         """As many of them as one answer may have; the others go back."""
@@ -312,8 +312,7 @@ class HotQueue:
     def _remove(self, key: bytes, items: Sequence[Item]) -> Change[StoredItem] | None:
         """Items are done with: the change that says so, if there is anything to write."""
         removed = self.state.remove(items)
-        stored = [item for item in removed if item.is_stored]
-        change = self._queues.drop(self, removed) if stored else None
+        change = self._queues.drop(self, removed) if any(item.is_stored for item in removed) else None
         for item in removed:
             if item.origin is not None:
                 self._arrived(item.origin)
