@@ -61,7 +61,7 @@ def home(tmp_path, monkeypatch):
 
 def test_doctor_on_a_machine_that_never_ran_anything(home, capsys):
     assert main.invoke(["doctor"]) == 0
-    assert "23 checks, 0 failed" in capsys.readouterr().out
+    assert "24 checks, 0 failed" in capsys.readouterr().out
     assert not home.exists()
 
 
@@ -76,6 +76,8 @@ def test_doctor_finds_what_is_wrong(home, capsys, monkeypatch):
     home.mkdir(mode=0o700)
     (home / "token").write_text("x")
     (home / "token").chmod(0o644)
+    (home / "secrets.key").write_text("damaged\n")
+    (home / "secrets.key").chmod(0o600)
     (home / "config.toml").write_text("[server]\nhttp_prot = 1\n")
     (home / "server.json").write_text('{"pid": 1, "version": "0", "socket": "s"}')
     monkeypatch.setenv("JITNEY_HTTP_PROT", "1")
@@ -85,6 +87,8 @@ def test_doctor_finds_what_is_wrong(home, capsys, monkeypatch):
     assert "did you mean 'http_port'" in findings["config"]["why"]
     assert "did you mean 'JITNEY_HTTP_PORT'" in findings["environment"]["why"]
     assert findings["token"]["severity"] == "error"
+    assert findings["secrets"]["severity"] == "error"
+    assert "damaged" in findings["secrets"]["what"]
     assert findings["leftovers"]["severity"] == "warning"
 
 

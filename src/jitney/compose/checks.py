@@ -6,6 +6,7 @@ itself reported, and does not keep the others from being run.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from jitney.compose import bucket_checks, folder, registry, tier_checks
 from jitney.compose.config import ENV_PREFIX, WHERE, Config, Problem, fields, near
 from jitney.compose.findings import ERROR, WARNING, Finding, error, finding, ok, warning
+from jitney.errors import EncryptionKeyError
 from jitney.wire.home import Home
 
 PYTHON_MIN = (3, 11)
@@ -134,6 +136,17 @@ def token(home: Home, config: Config) -> Finding:
             fix=f"jitney down; rm {home.token}: the next start makes a new one",
         )
     return ok("token", "readable by you alone")
+
+
+def secret_keys(home: Home, config: Config) -> Finding:
+    """The keys that secrets in the store are encrypted with."""
+    if not os.path.lexists(home.secret_keys):
+        return ok("secrets", "no key yet (made with the first secret)")
+    try:
+        asyncio.run(registry.keys(home).missing(()))
+    except EncryptionKeyError as failed:
+        return error("secrets", failed.message, "functions with secrets cannot start", fix=failed.hint)
+    return ok("secrets", "their key can be read", fix=f"keep a copy of {home.secret_keys}: without it they are lost")
 
 
 def server(home: Home, config: Config) -> Finding:
@@ -341,6 +354,7 @@ CHECKS: dict[str, Callable[[Home, Config], Finding]] = {
     "python": python,
     "home": home_folder,
     "token": token,
+    "secrets": secret_keys,
     "server": server,
     "http": http_port,
     "disk": disk,
