@@ -2,13 +2,9 @@
 
 import os
 
-import pytest
-
-from jitney.core.volumes import whole
 from jitney.drivers.contents.localdir import LocalContents
 from jitney.drivers.contents.memory import MemoryContents
-from jitney.errors import InvalidError
-from jitney.testing.conformance.contents import NAME, WORKSPACE, ContentsContract, parts, sample
+from jitney.testing.conformance.contents import WORKSPACE, ContentsContract, ContentsOnDiskContract, parts, sample
 from jitney.values.volumes import BLOCK_BYTES
 
 
@@ -22,12 +18,9 @@ class TestMemoryContents(ContentsContract):
         contents.place(workspace, name, data)
 
 
-class TestLocalContents(ContentsContract):
+class TestLocalContents(ContentsOnDiskContract):
     def make(self, folder, now_ms):
         return LocalContents(folder, now_ms=now_ms)
-
-    def place(self, contents, workspace, name, data):
-        (contents.folder(workspace) / "incoming" / name).write_bytes(data)
 
     def test_a_content_is_one_file_that_nobody_may_write_to(self, contents, run):
         data, content = sample(BLOCK_BYTES + 5)
@@ -37,23 +30,6 @@ class TestLocalContents(ContentsContract):
         assert path.read_bytes() == data
         assert path.stat().st_mode & 0o777 == 0o444
         assert os.listdir(contents.folder(WORKSPACE) / "incoming") == []
-
-    @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder"])
-    def test_7_what_is_no_plain_file_is_not_adopted(self, contents, run, tmp_path, kind):
-        target, path = tmp_path / "secret", contents.folder(WORKSPACE) / "incoming" / NAME
-        target.write_bytes(b"12345")
-        if kind == "link":
-            path.symlink_to(target)
-        elif kind == "hard link":
-            path.hardlink_to(target)
-        elif kind == "pipe":
-            os.mkfifo(path)
-        else:
-            path.mkdir()
-        with pytest.raises(InvalidError):
-            run(contents.adopt(WORKSPACE, NAME, 5))
-        assert run(contents.absent(WORKSPACE, [whole(b"12345").digest])) == [whole(b"12345").digest]
-        assert target.read_bytes() == b"12345"
 
     def test_3_a_block_that_did_not_arrive_whole_is_sent_again(self, contents, run, tmp_path, clock):
         data, content = sample(3 * BLOCK_BYTES)

@@ -23,7 +23,7 @@ from jitney.errors import (
 )
 from jitney.ports.contents import Stored
 from jitney.testing.buckets import KEYS, PASS, Fault, FaultyProxy, s3_server
-from jitney.testing.conformance.contents import NAME, WORKSPACE, ContentsContract, parts, sample
+from jitney.testing.conformance.contents import NAME, WORKSPACE, ContentsOnDiskContract, parts, sample
 from jitney.testing.conformance.running import Running
 from jitney.values.volumes import BLOCK_BYTES
 
@@ -60,16 +60,13 @@ def open_bucket(url, prefix="t", *, tries=5, bucket="contents", credentials=KEYS
     return Bucket(given, pause=no_pause, clock=lambda: next(ticks))
 
 
-class TestS3Contents(ContentsContract):
+class TestS3Contents(ContentsOnDiskContract):
     @pytest.fixture(autouse=True)
     def at(self, server, tmp_path):
         self.url, self.prefix = server.url, f"p-{os.urandom(6).hex()}"
 
     def make(self, folder, now_ms):
         return S3Contents(settings(self.url, self.prefix), folder, owner="us", now_ms=now_ms)
-
-    def place(self, contents, workspace, name, data):
-        (contents.folder(workspace) / "incoming" / name).write_bytes(data)
 
     def test_two_servers_do_not_share_a_prefix(self, contents, run, tmp_path):
         data, content = sample(9)
@@ -88,22 +85,6 @@ class TestS3Contents(ContentsContract):
         assert path.read_bytes() == data
         assert path.stat().st_mode & 0o777 == 0o444
         assert os.listdir(contents.folder(WORKSPACE) / "incoming") == []
-
-    @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder"])
-    def test_7_what_is_no_plain_file_is_not_adopted(self, contents, run, tmp_path, kind):
-        target, path = tmp_path / "secret", contents.folder(WORKSPACE) / "incoming" / NAME
-        target.write_bytes(b"12345")
-        if kind == "link":
-            path.symlink_to(target)
-        elif kind == "hard link":
-            path.hardlink_to(target)
-        elif kind == "pipe":
-            os.mkfifo(path)
-        else:
-            path.mkdir()
-        with pytest.raises(InvalidError):
-            run(contents.adopt(WORKSPACE, NAME, 5))
-        assert run(contents.absent(WORKSPACE, [whole(b"12345").digest])) == [whole(b"12345").digest]
 
     def test_blocks_of_what_was_removed_go_with_the_next_sweep(self, contents, run, clock):
         data, content = sample(2 * BLOCK_BYTES)

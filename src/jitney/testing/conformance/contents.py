@@ -256,3 +256,35 @@ class ContentsContract(Running):
         assert run(contents.begin(WORKSPACE, content, {})) == [0, 1]
         run(contents.put(WORKSPACE, parts(data, content)))
         assert run(contents.read(WORKSPACE, content.digest, 0, content.size)) == data
+
+
+class ContentsOnDiskContract(ContentsContract):
+    """The same, of a driver whose files are placed in a folder of this machine."""
+
+    def place(self, contents: Contents, workspace: str, name: str, data: bytes) -> None:
+        (_folder(contents, workspace) / "incoming" / name).write_bytes(data)
+
+    @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder"])
+    def test_7_what_is_no_plain_file_is_not_adopted(
+        self, contents: Contents, run: Run, tmp_path: Path, kind: str
+    ) -> None:
+        target, path = tmp_path / "secret", _folder(contents, WORKSPACE) / "incoming" / NAME
+        target.write_bytes(b"12345")
+        if kind == "link":
+            path.symlink_to(target)
+        elif kind == "hard link":
+            path.hardlink_to(target)
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.mkdir()
+        with pytest.raises(InvalidError):
+            run(contents.adopt(WORKSPACE, NAME, 5))
+        assert run(contents.absent(WORKSPACE, [whole(b"12345").digest])) == [whole(b"12345").digest]
+        assert target.read_bytes() == b"12345"
+
+
+def _folder(contents: Contents, workspace: str) -> Path:
+    found = contents.folder(workspace)
+    assert found is not None
+    return found
