@@ -38,13 +38,19 @@ class Hot(Generic[S]):
         self._deleted: set[str] = set()  # while they were being read
         self.states: dict[str, S] = {}
 
-    def bring(self, object_id: str, then: Callable[[], None], reply: Reply) -> None:
-        """Call `then` when the object is in memory, in turn with others and before whoever comes then.
+    def find(self, object_id: str, now_ms: int, again: Callable[[], None], reply: Reply) -> S | None:
+        """The state of an object, which is used now.
 
-        Errors, also those of `then`, are the reply.
+        None where it has to be read first: then `again` is called when it is in memory, in turn with others and before
+        whoever comes then. Errors, also those of `again`, are the reply.
         """
-        self._waiting.setdefault(object_id, []).append((then, reply))
+        state = self.states.get(object_id)
+        if state is not None:
+            state.used_at_ms = now_ms
+            return state
+        self._waiting.setdefault(object_id, []).append((again, reply))
         self._reading(object_id)
+        return None
 
     async def get(self, object_id: str) -> S:
         """The state of an object.

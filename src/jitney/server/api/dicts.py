@@ -23,7 +23,6 @@ class DictsApi:
 
     def __init__(self, dicts: Dicts, ops: Ops) -> None:
         self._dicts = dicts
-        self._hot = dicts.hot.states
         self._ops = ops
 
     def register(self, table: Table) -> None:
@@ -41,12 +40,7 @@ class DictsApi:
 
     def _find(self, object_id: str, again: Callable[[], None], reply: Reply) -> HotDict | None:
         """The dict; None where it has to be read first: `again` is called then."""
-        hot = self._hot.get(object_id)
-        if hot is None:
-            self._dicts.hot.bring(object_id, again, reply)
-            return None
-        hot.used_at_ms = self._dicts.now_ms()
-        return hot
+        return self._dicts.hot.find(object_id, self._dicts.now_ms(), again, reply)
 
     def _is_warm(self, entry: Entry | None, again: Callable[[], None], reply: Reply) -> bool:
         """Whether the value is in memory; where it has to be read first, `again` is called then."""

@@ -23,7 +23,6 @@ class QueuesApi:
 
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
-        self._hot = queues.hot.states
 
     def register(self, table: Table) -> None:
         """Answer the queue.* methods."""
@@ -37,12 +36,7 @@ class QueuesApi:
 
     def _find(self, object_id: str, again: Callable[[], None], reply: Reply) -> HotQueue | None:
         """The queue; None where it has to be read first: `again` is called then."""
-        hot = self._hot.get(object_id)
-        if hot is None:
-            self._queues.hot.bring(object_id, again, reply)
-            return None
-        hot.used_at_ms = self._queues.now_ms()
-        return hot
+        return self._queues.hot.find(object_id, self._queues.now_ms(), again, reply)
 
     def put(self, peer: Peer, request: qm.QueuePut, reply: Reply) -> None:
         """Put items."""
