@@ -198,6 +198,15 @@ def test_stores_agree_on_volumes():
     run_state_machine_as_test(VolumesAgree, settings=quick)
 
 
+def test_stores_agree_on_what_is_left_of_a_pruned_volume():
+    state = VolumesAgree()
+    for puts, removes in ([file("c", "1")], []), ([file("a", "1")], []), ([], ["a"]):
+        state.commit(volume=1, behind=0, puts=puts, removes=removes, key="")
+    state.prune(volume=1, gone=[2])
+    state.delete(volume=1)
+    state.teardown()
+
+
 @pytest.mark.slow
 def test_stores_agree_on_volumes_for_long():
     run_state_machine_as_test(VolumesAgree, settings=settings(quick, max_examples=300, stateful_step_count=50))

@@ -314,9 +314,15 @@ class MemoryVolumes:
 
 
 def _lives(volume: _Volume) -> list[tuple[str, int]]:
-    """(path, since) of every entry that ever was: what a table has as rows."""
+    """(path, since) of every entry of a version that is there: what a table has as rows once it is swept."""
     found: list[tuple[str, int]] = []
-    for number in range(1, volume.newest + 1):
-        before, now = volume.entries(number - 1), volume.entries(number)
-        found += [(path, number) for path, entry in now.items() if before.get(path) != entry]
+    for since in range(1, volume.newest + 1):
+        before, now = volume.entries(since - 1), volume.entries(since)
+        for path, entry in now.items():
+            if before.get(path) == entry:
+                continue
+            later = range(since + 1, volume.newest + 1)
+            until = next((number for number in later if volume.entries(number).get(path) != entry), None)
+            if until is None or not volume.pruned.issuperset(range(since, until)):
+                found.append((path, since))
     return found
