@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import termios
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
+
+from jitney.runner import signals
 
 FIRST_DESCRIPTOR = 3  # of those that are handed over beyond output
 EXIT_NOT_FOUND = 127
@@ -59,7 +60,7 @@ def _be_child(
         os.setsid()
         for group in joins:
             os.write(group, b"0")
-        reset_signals()
+        signals.reset()
         moved = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 100) for one in descriptors]
         for number, descriptor in enumerate(moved):
             os.dup2(descriptor, number, inheritable=True)
@@ -78,13 +79,6 @@ def _be_child(
         os.write(tell, f"{code} {argv[0]}: {error.strerror}".encode())
     finally:
         os._exit(code)
-
-
-def reset_signals() -> None:
-    """As a program expects them."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def limit(rlimits: Mapping[str, Sequence[int]]) -> None:

@@ -12,6 +12,8 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from jitney.runner import signals
+
 FIRST_DESCRIPTOR = 3  # of those that are handed over beyond output
 EXIT_NOT_FOUND = 127
 EXIT_NOT_EXECUTABLE = 126
@@ -75,7 +77,7 @@ class Spawn:
         try:
             os.setsid()
             self._prepare()
-            self._reset_signals()
+            signals.reset()
             moved = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 100) for one in self._descriptors]
             for one in self._descriptors:
                 os.close(one)  # the program has each once
@@ -96,12 +98,6 @@ class Spawn:
             os.write(tell, f"{code} {argv[0]}: {error.strerror}".encode())
         finally:
             os._exit(code)
-
-    def _reset_signals(self) -> None:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _open_terminal(size: Sequence[int], send_master: int) -> int:

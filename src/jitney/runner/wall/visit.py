@@ -26,6 +26,7 @@ import json
 import os
 from typing import Any, NoReturn
 
+from jitney.runner import signals
 from jitney.runner.wall import kernel, mounting
 
 EXIT_NOT_EXECUTABLE = 126
@@ -123,6 +124,7 @@ def inside(text: str) -> NoReturn:
             import termios
 
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signals.reset()
         os.execve(request["path"], request["argv"], env)
     except OSError as error:
         end = "\r\n" if request["tty"] else "\n"

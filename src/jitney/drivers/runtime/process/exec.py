@@ -27,7 +27,8 @@ from jitney.drivers.runtime.process.views import needs_own_ids
 from jitney.ports.interactive import KILLED, NOT_EXECUTABLE, NOT_FOUND, ExecFailed, ExecSpec, OnOutput
 
 TTY_BOOTSTRAP = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # comes when the terminal goes; ignored by what nohup has started
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 keep, path, *argv = sys.argv[1:]
 env = dict(os.environ)
