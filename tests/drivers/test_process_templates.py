@@ -25,7 +25,7 @@ import time
 print("imported", flush=True)
 kept = []
 while True:
-    time.sleep(0.001)
+    time.sleep(0.004)  # slow beside how often it is looked at
     kept.append(b"x" * 1_000_000)
 """
 IN_A_CHILD = "import subprocess, sys\nsubprocess.run([sys.executable, '-S', '-c', {code!r}], check=True)\n"
@@ -154,3 +154,9 @@ def test_far_from_its_limit_it_was_the_machine_that_had_no_memory():
     far = out_of_memory(killed, 50 * 1024, 100)
     assert (near.oom_killed, near.max_rss_kib, near.limit_kib) == (True, 95 * 1024, 100 * 1024)
     assert (far.oom_killed, far.max_rss_kib, far.limit_kib) == (True, 50 * 1024, 0)
+
+
+def test_the_peak_is_its_own_and_not_that_of_who_started_it():
+    of_the_worker = Exit(signal=9, max_rss_kib=792 * 1024)
+    assert out_of_memory(of_the_worker, 170 * 1024, 160).max_rss_kib == 170 * 1024
+    assert out_of_memory(of_the_worker, 0, 160).max_rss_kib == 792 * 1024, "nothing else is known"

@@ -34,8 +34,12 @@ def remedy_of(spec: TemplateSpec, limit_mib: int | None) -> str:
 
 
 def out_of_memory(how: Exit, peak_kib: int, limit_mib: int | None) -> Exit:
-    """The end of one that memory has ended: by its limit, or where it was far from that, by the machine's."""
-    peak_kib = max(how.max_rss_kib, peak_kib)
+    """The end of one that memory has ended: by its limit, or where it was far from that, by the machine's.
+
+    `peak_kib` is what was seen of it, 0 if nothing was. The kernel's own figure only serves then, as a process that
+    was started by another program has the peak of that one in it (exec keeps it; see `ru_maxrss` in getrusage(2)).
+    """
+    peak_kib = peak_kib or how.max_rss_kib
     limit_kib = (limit_mib or 0) * 1024
     if peak_kib < limit_kib * NEAR_LIMIT:
         limit_kib = 0  # the machine had none left

@@ -78,7 +78,7 @@ class Container:
         by_kernel = not self.was_killed and kernel_was_short()
         if not by_kernel and not self.over_kib:
             return exit
-        used_kib = max(exit.max_rss_kib, self.over_kib)
+        used_kib = self.over_kib or exit.max_rss_kib  # the kernel's may be that of whoever started it
         return Exit(signal=exit.signal, oom_killed=True, cpu_ms=exit.cpu_ms, max_rss_kib=used_kib)
 
     def forked(self, pid: int, note: str = "") -> ContainerHandle:
