@@ -67,9 +67,19 @@ def test_flags_open_sockets_and_no_network():
     assert {"--rootless", "--ignore-cgroups", "--platform=ptrace"} <= set(render.render_flags(USER, "/state"))
 
 
+def test_a_network_is_that_of_the_namespace_that_runsc_is_started_in():
+    assert "--network=sandbox" in render.render_flags(ROOT, "/state", has_network=True)
+    made = render.render_bundle(
+        order(), root="/b/root", scratch="/b/scratch", runsc=ROOT, bounds=BOUNDS, has_network=True
+    )
+    (own,) = (one for one in made["linux"]["namespaces"] if one["type"] == "network")
+    assert own["path"] == "/proc/self/ns/net"
+    assert render.render_launch(["runsc"], (), "/b", 7) == [[], ["runsc"], 7]
+
+
 def test_layers_are_merged_before_runsc_is_started_and_never_written_to():
-    ops, argv = render.render_launch(["runsc"], ("/l/0", "/l/1"), "/b")
-    assert argv == ["runsc"]
+    ops, argv, gate = render.render_launch(["runsc"], ("/l/0", "/l/1"), "/b")
+    assert (argv, gate) == (["runsc"], -1)
     assert ops == [["overlay", "/b/root", ["/l/0", "/l/1"], "/b/upper", "/b/work", False]]
 
 
@@ -150,7 +160,7 @@ def test_a_runsc_that_cannot_be_run_is_no_crash(tmp_path):
 
 def test_a_sandbox_refuses_volumes_and_says_what_has_them():
     async def asked():
-        boxes = GvisorBoxes(Home(Path("/h")), {}, probe.Finding)
+        boxes = GvisorBoxes(Home(Path("/h")), {}, probe.Finding, None)
         with pytest.raises(BoxFailed, match="use runtime = 'namespaces', 'oci' or 'process'"):
             await boxes.shell(order(), Path("/h/b")).host_pid()
 

@@ -142,8 +142,12 @@ def runtime(home: Home, config: WorkerConfig, out: Network | None = None) -> Run
         from jitney.drivers.network.names import PorterNames
 
         settings = factory("runtime settings", name)(base=config.oci_base, network=config.oci_network)
-        own = network_for_engines(out or network(home))
+        own = network_for_others(out or network(home))
         made = make(home, limiter=limiter(home), settings=settings, network=own, names=PorterNames)
+    elif name == "gvisor":
+        from jitney.drivers.network.names import PorterNames
+
+        made = make(home, network=network_for_others(out or network(home)), names=PorterNames)
     elif name == "namespaces":
         made = make(home, limiter=limiter(home), network=network(home), template_limit_mib=template_limit_mib(config))
     elif name == "process":
@@ -254,8 +258,8 @@ def network(home: Home) -> Network:
     return NoNetwork(why=chosen.why, remedy=chosen.remedy)
 
 
-def network_for_engines(out: Network) -> Network | None:
-    """What can be put into containers that an engine has made: the kernel's own routing. None: nothing can."""
+def network_for_others(out: Network) -> Network | None:
+    """What can be put into walls that an engine or runsc has made: the kernel's own routing. None: nothing can."""
     return out if out.capabilities().name == "veth" else None
 
 

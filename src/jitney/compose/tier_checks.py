@@ -64,11 +64,14 @@ def network(home: Home, config: Config) -> Finding:
         return ok("network", "containers use the machine's own network, and cannot be restricted")
     out = registry.network(home)
     if tiers.choose(config.worker.runtime) == Isolation.OCI:
-        has_own = registry.network_for_engines(out) is not None
+        has_own = registry.network_for_others(out) is not None
         why = tiers.why_network_is_the_engines(config.worker.oci_network, has_own=has_own)
         if why:
             return _engines_network(config.worker.oci_network, why)
     can = out.capabilities()
+    if tiers.choose(config.worker.runtime) == Isolation.GVISOR and registry.network_for_others(out) is None:
+        why = "a sandbox of gVisor has links of ours, which only root can make"
+        return warning("network", "containers have no network", why, fix=can.remedy or "run the worker as root")
     if can.outbound:
         rules = "addresses and domains" if can.domains else "addresses"
         return ok("network", f"{can.name}: outbound, restricted by {rules} where a function says so")

@@ -43,8 +43,8 @@ def _main() -> None:
         from jitney.runner.wall.holder import main as hold
 
         sys.exit(hold(int(sys.argv[1])))
-    if kind == "mounted":
-        from jitney.runner.keep.mounted import main as become
+    if kind == "prepared":
+        from jitney.runner.keep.prepared import main as become
 
         become(sys.argv[1])
     if kind in ("attach", "inside", "view"):

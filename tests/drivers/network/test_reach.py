@@ -161,6 +161,14 @@ def hostile(wall):
     assert good.do(ask_as, network.address, PUBLIC) == "answered"
 
 
+def guarded(wall):
+    bad, _ = wall.pod(NetworkPolicy(cidrs=("10.0.0.0/13",)), 0, guarded=True)
+    bad.do(free_routes, wall.plan.gateway)
+    assert bad.do(ask, PRIVATE, 80) == f"{PRIVATE} asked by {MACHINE}"
+    for address in (PUBLIC, OTHER, MACHINE, REFUSED_NODE, *METADATA, wall.plan.next_hop):
+        assert "asked by" not in bad.do(ask, address, 80), address
+
+
 def ask_as(address, server):
     """Ask from an address that one gives oneself."""
     with Netlink() as netlink:
@@ -178,6 +186,11 @@ def ask_as(address, server):
 @pytest.mark.parametrize("who, driver", DRIVERS)
 def test_the_hub_refuses_even_who_has_all_privileges_in_the_wall(who, driver):
     on_a_connected_machine(who, driver, hostile)
+
+
+@pytest.mark.parametrize("who, driver", DRIVERS)
+def test_the_hub_keeps_to_the_policy_of_who_has_a_table_of_its_own(who, driver):
+    on_a_connected_machine(who, driver, guarded)
 
 
 def ask_through(address):

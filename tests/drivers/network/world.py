@@ -46,11 +46,11 @@ class Wall:
         self.plan = plan
         self.hub.do(hub.set_up_hub, egress.hub_message(plan))
 
-    def pod(self, policy, number):
+    def pod(self, policy, number, *, guarded=False):
         """A container: its place, and its network."""
         place = Place(within=self.hub)
         network = egress.egress(policy, self.plan, number)
-        message = egress.pod_message(network, number)
+        message = {**egress.pod_message(network, number), "guarded": guarded}
         self.hub.do(hub.set_up_pod, egress.hub_message(self.plan), message, place.pid)
         place.do(hub.finish_pod, message)
         return place, network

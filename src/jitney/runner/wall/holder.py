@@ -29,13 +29,14 @@ from jitney.runner import template_protocol as protocol
 from jitney.runner.wall import hub, kernel
 
 ANSWER_BYTES = 4096
+ANSWERS_LIMIT = "/proc/sys/net/ipv4/icmp_ratelimit"  # ms between two; of the namespace of who opens it
 
 
 def main(descriptor: int) -> int:
     """Be the holder; the exit code."""
     control = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
-    _answer(control, "ready", lambda: kernel.unshare(kernel.NEWNET))
+    _answer(control, "ready", _enter)
     splitter = protocol.Splitter()
     waiting: list[int] = []
     while True:
@@ -45,6 +46,20 @@ def main(descriptor: int) -> int:
         waiting += descriptors
         for message in splitter.feed(data):
             _perform(control, message, waiting)
+
+
+def _enter() -> None:
+    """A namespace of its own.
+
+    There every packet that is refused is answered, and not the first few of each second only: a network stack of the
+    container's own has no other way to learn of it, and would try for minutes.
+    """
+    kernel.unshare(kernel.NEWNET)
+    try:
+        with open(ANSWERS_LIMIT, "w", encoding="ascii") as file:
+            file.write("0")
+    except OSError:
+        pass  # /proc/sys may be read-only: then some refusals are silence
 
 
 def _perform(control: socket.socket, message: dict[str, Any], waiting: list[int]) -> None:

@@ -13,18 +13,21 @@ Both are dictionaries as JSON has them, made by `core.egress`:
     plan  {"gateway": "198.18.6.1", "uplink": "up0" or "", "next_hop": "198.18.6.2", "address": "198.18.6.1",
            "masquerade": false, "names": "198.19.0.0/20" or "", "refused": [networks], "beside": [addresses]}
     pod   {"link": "pod7" or "", "address": "198.18.6.23", "gateway": "198.18.6.1", "mtu": 1500,
-           "routes": [[network, reachable], ...]}
+           "routes": [[network, reachable], ...], "guarded": true if the hub is to keep to `routes` too}
 
 What keeps containers apart is routing, by where a packet comes from. Theirs are looked up in OUT, where everything that
 is always refused is unreachable, other containers among it; answers come by the uplink and are looked up in PODS; the
 reverse path filter drops a packet whose source is not the container's own. A container sees one neighbour, the gateway,
-and its own table (`routes`) holds what its policy allows. It has no privilege to change either.
+and its own table (`routes`) holds what its policy allows. It has no privilege to change either. A kernel in user space
+has its own table where it is: then (`guarded`, and the only pod of its hub) what it sends is looked up in GUARD first,
+where all that is allowed is thrown back, to the next rule.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from jitney.runner.wall import nftables
@@ -43,8 +46,9 @@ from jitney.runner.wall.netlink import (
     without_ipv6,
 )
 
-PODS, OUT = 101, 102  # routing tables
+PODS, OUT, GUARD = 101, 102, 103  # routing tables
 RULES_FROM = 100
+GUARD_RULE = 99
 INSIDE = "eth0"
 LOOPBACK = 1  # the kernel's number for it in every namespace
 NETFILTER_TABLE = "jitney"
@@ -116,7 +120,17 @@ def set_up_pod(plan: dict[str, Any], pod: dict[str, Any], pid: int) -> None:
             link_up(link),
             add_route(f"{pod['address']}/32", index=index_of(link), table=PODS),
         ]
+        if pod.get("guarded"):
+            requests += _guard(link, pod["routes"])
         netlink.perform(requests)
+
+
+def _guard(link: str, routes: Sequence[tuple[str, bool]]) -> list[Request]:
+    requests = [add_route("0.0.0.0/0", kind="unreachable", table=GUARD)]
+    requests += [
+        add_route(network, kind="throw" if reachable else "unreachable", table=GUARD) for network, reachable in routes
+    ]
+    return [*requests, add_rule(GUARD_RULE, link, GUARD)]
 
 
 def finish_pod(pod: dict[str, Any]) -> None:

@@ -30,8 +30,8 @@ FORWARDING, ACCEPT_REDIRECTS, SEND_REDIRECTS, RP_FILTER = 1, 4, 6, 8  # IPV4_DEV
 DST, OIF, GATEWAY, TABLE = 1, 4, 5, 15
 TABLE_MAIN, TABLE_LOCAL = 254, 255
 UNIVERSE, LINK, HOST = 0, 253, 254  # scopes
-UNICAST, LOCAL, BLACKHOLE, UNREACHABLE = 1, 2, 6, 7
-KINDS = {"unicast": UNICAST, "local": LOCAL, "blackhole": BLACKHOLE, "unreachable": UNREACHABLE}
+UNICAST, LOCAL, BLACKHOLE, UNREACHABLE, THROW = 1, 2, 6, 7, 9
+KINDS = {"unicast": UNICAST, "local": LOCAL, "blackhole": BLACKHOLE, "unreachable": UNREACHABLE, "throw": THROW}
 NEXT_ON_LINK = 4  # RTNH_F_ONLINK: the next hop is on this link, whatever the table says
 STATIC = 4  # RTPROT_STATIC
 
@@ -155,7 +155,10 @@ def add_route(
     kind: str = "unicast",
     table: int = TABLE_MAIN,
 ) -> Request:
-    """A route to `cidr`: by a next hop, straight on a link, or nowhere (`kind` "unreachable" or "blackhole")."""
+    """A route to `cidr`: by a next hop, straight on a link, or nowhere (`kind` "unreachable" or "blackhole").
+
+    `kind` "throw": this table does not say, and the next rule is asked.
+    """
     network = ip_network(cidr)
     scope = {"local": HOST}.get(kind, UNIVERSE if via or kind != "unicast" else LINK)
     head = struct.pack(

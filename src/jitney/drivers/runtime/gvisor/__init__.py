@@ -6,8 +6,8 @@ it runs a keeper of ours, the template, and the template's forks, which are the 
 the same module apart.
 
 What differs from a kernel that is shared: control groups of the machine bound a sandbox and not what is in it, so the
-memory of each container is looked at from inside; locks of files are not seen outside, so large values are copied; and
-a sandbox has no network.
+memory of each container is looked at from inside; locks of files are not seen outside, so large values are copied. Its
+network stack is its own too: frames leave it by the links of a hub of ours (see `runtime.kept.wiring`).
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.exits import watch_exit
@@ -19,12 +22,15 @@ from jitney.drivers.runtime.gvisor.probe import Finding, probe
 from jitney.drivers.runtime.kept.keeper import BoxFailed
 from jitney.drivers.runtime.kept.render import MEMORY_RESERVE, PIDS_MAX, BoxOrder
 from jitney.drivers.runtime.kept.runtime import KeptRuntime
+from jitney.drivers.runtime.kept.wiring import Wires, Wiring
 from jitney.drivers.walls.machine import FIRST_ID, Machine
+from jitney.drivers.walls.no_names import no_names
+from jitney.ports.network import Names, Network, OnRefused
 from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
 
 THREADS_PER_PROCESS = 4  # of the machine, for each process of a sandbox: PIDS_MAX stops those first
-NO_NETWORK = "sandboxes of gVisor have none in this version"
+NO_NETWORK = "a sandbox of gVisor has one where the worker is root, and may make networks"
 NO_MOUNTS = (
     "sandboxes of gVisor see what they were made with, and no volumes that come and go with containers\n"
     "use runtime = 'namespaces', 'oci' or 'process' for functions with volumes"
@@ -38,12 +44,15 @@ class GvisorShell:
 
     def __init__(self, boxes: GvisorBoxes, order: BoxOrder, folder: Path) -> None:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.no_network = "" if order.network.blocked else NO_NETWORK
+        self.no_network = "" if order.network.blocked or boxes.wires.can_be else NO_NETWORK
         self._boxes = boxes
         self._order = order
         self._folder = folder
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._wiring: Wiring | None = None
+        self._why_lost = ""
+        self._losing: asyncio.Task[str] | None = None
 
     async def open(self) -> None:
         """See the protocol."""
@@ -54,12 +63,28 @@ class GvisorShell:
         if why:
             raise BoxFailed(why)
         try:
-            self._lay_out(found.runsc)
-            self._start(found.runsc)
+            has_network = await self._connect()
+            self._lay_out(found.runsc, has_network=has_network)
+            await self._start(found.runsc, has_network=has_network)
         except OSError as error:
             raise BoxFailed(f"runsc cannot be started: {error}") from error
 
-    def _lay_out(self, runsc: render.Runsc) -> None:
+    async def _connect(self) -> bool:
+        """Whether there is a network that the sandbox will have."""
+        if not self._boxes.wires.can_be:
+            return False
+        self._wiring = self._boxes.wires.wiring(self._order, self._folder, self._lost)
+        await self._wiring.open()
+        self.no_network = self._wiring.why_not
+        self._order = msgspec.structs.replace(self._order, mounts=(*self._order.mounts, self._wiring.mount))
+        return self._wiring.is_there
+
+    def _lost(self) -> None:
+        """What holds its network has ended: so does all that had it."""
+        self._why_lost = "the process that holds its network has ended"
+        self._losing = asyncio.get_running_loop().create_task(self._delete())
+
+    def _lay_out(self, runsc: render.Runsc, *, has_network: bool) -> None:
         """The bundle."""
         for name, mode in (("scratch", 0o700), ("root", 0o755), ("upper", 0o755), ("work", 0o755)):
             (self._folder / name).mkdir(mode=mode)
@@ -69,16 +94,45 @@ class GvisorShell:
         for name, text in self._order.links:
             (root / name).symlink_to(text)
         bundle = render.render_bundle(
-            self._order, root=str(root), scratch=str(scratch), runsc=runsc, bounds=self._boxes.bounds
+            self._order,
+            root=str(root),
+            scratch=str(scratch),
+            runsc=runsc,
+            bounds=self._boxes.bounds,
+            has_network=has_network,
         )
         (self._folder / "config.json").write_text(json.dumps(bundle))
 
-    def _start(self, runsc: render.Runsc) -> None:
-        flags = render.render_flags(runsc, self._boxes.state)
+    async def _start(self, runsc: render.Runsc, *, has_network: bool) -> None:
+        flags = render.render_flags(runsc, self._boxes.state, has_network=has_network)
         argv = [*flags, "run", f"--bundle={self._folder}", render.sandbox_id(self._order)]
-        if self._order.image.layers:
-            launch = render.render_launch(argv, self._order.image.layers, str(self._folder))
-            argv = [*self._boxes.launcher, json.dumps(launch)]
+        layers = self._order.image.layers
+        if not has_network:
+            launch = render.render_launch(argv, layers, str(self._folder))
+            self._execute([*self._boxes.launcher, json.dumps(launch)] if layers else argv)
+            return
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                gate = theirs.fileno()
+                launch = render.render_launch(argv, layers, str(self._folder), gate)
+                self._execute([*self._boxes.launcher, json.dumps(launch)], (gate,))
+            await self._link(ours)
+
+    async def _link(self, gate: socket.socket) -> None:
+        """Put the links into the namespace of what is about to be runsc, and let it go on."""
+        assert self._process is not None
+        assert self._wiring is not None
+        gate.setblocking(False)
+        loop = asyncio.get_running_loop()
+        if await loop.sock_recv(gate, 1):
+            namespace = f"/proc/{self._process.pid}/ns/net"
+            await self._wiring.join(lambda: os.open(namespace, os.O_RDONLY | os.O_CLOEXEC))
+            if self._wiring.why_not:
+                raise BoxFailed(f"its network cannot be made: {self._wiring.why_not}")
+            await loop.sock_sendall(gate, b"x")
+
+    def _execute(self, argv: list[str], descriptors: tuple[int, ...] = ()) -> None:
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 argv,
@@ -88,6 +142,7 @@ class GvisorShell:
                 cwd=self._folder,
                 env=self._boxes.env,
                 start_new_session=True,
+                pass_fds=descriptors,
             )
         procfs.set_oom_score_adj(self._process.pid, OOM_SCORE_ADJ)
         watch_exit(self._process.pid, self._exited)
@@ -99,7 +154,7 @@ class GvisorShell:
             said = self._log.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip()
         except OSError:
             said = ""
-        self.ended.set_result((said or f"exit code {code}") if code else "")
+        self.ended.set_result(self._why_lost or ((said or f"exit code {code}") if code else ""))
 
     async def host_pid(self) -> int:
         """See the protocol. What a sandbox sees is settled when it is made: nothing can be put into it later."""
@@ -109,12 +164,17 @@ class GvisorShell:
         """See the protocol. The keeper has been told to end, and with it ends all."""
         if self._process is not None:
             if not await self._ends_within(END_S):
-                await self._boxes.command("delete", "--force", render.sandbox_id(self._order))
+                await self._delete()
                 if not await self._ends_within(END_S):
                     self._process.kill()
                     await self.ended
         elif not self.ended.done():
             self.ended.set_result("")
+        if self._wiring is not None:
+            await self._wiring.close()
+
+    async def _delete(self) -> str:
+        return await self._boxes.command("delete", "--force", render.sandbox_id(self._order))
 
     async def _ends_within(self, seconds: float) -> bool:
         await asyncio.wait({self.ended}, timeout=seconds)
@@ -128,19 +188,23 @@ class GvisorBoxes:
     shares_locks = False
     can_join = False
 
-    def __init__(self, home: Home, environ: Mapping[str, str], find: Callable[[], Finding]) -> None:
+    def __init__(
+        self, home: Home, environ: Mapping[str, str], find: Callable[[], Finding], network: Network | None
+    ) -> None:
         memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (1024 * 1024)
         self.bounds = render.Bounds(
             memory_mib=int(memory_mib * (1 - MEMORY_RESERVE)), pids=PIDS_MAX * THREADS_PER_PROCESS, nproc=PIDS_MAX
         )
         self.state = str(home.root / "gvisor")
         self.env = {"PATH": environ.get("PATH", os.defpath), MARKER_NAME: marker_of(home)}
-        self.launcher = [*Machine().launcher()[:-1], "mounted"]
+        self.launcher = [*Machine().launcher()[:-1], "prepared"]
+        self.wires = Wires(network, self.env, is_guarded=True)
         self.find = find
         self._leftovers = Leftovers(home, marker_of(home))
 
     async def reap(self) -> int:
         """See the protocol. Without runsc nothing of us can be in a sandbox."""
+        await self.wires.reap(self._leftovers)
         if not await asyncio.to_thread(os.path.isdir, self.state):
             return 0
         count = await self._leftovers.reap()
@@ -172,6 +236,7 @@ class GvisorBoxes:
 
     async def close(self) -> None:
         """See the protocol."""
+        await self.wires.close()
         self._leftovers.close()
 
 
@@ -182,6 +247,8 @@ class GvisorRuntime(KeptRuntime):
         home: the server folder.
         environ: where runsc is looked for.
         find: how it is run.
+        network: the way out of sandboxes, where the worker can make one for them; None: they have none.
+        names: makes what answers for names, where a policy lists domains; what is refused goes to the given function.
     """
 
     def __init__(
@@ -190,5 +257,9 @@ class GvisorRuntime(KeptRuntime):
         *,
         environ: Mapping[str, str] | None = None,
         find: Callable[[], Finding] = probe,
+        network: Network | None = None,
+        names: Callable[[OnRefused], Names] = no_names,
     ) -> None:
-        super().__init__(home, GvisorBoxes(home, os.environ if environ is None else environ, find), limiter=None)
+        boxes = GvisorBoxes(home, os.environ if environ is None else environ, find, network)
+        super().__init__(home, boxes, limiter=None)
+        boxes.wires.names = names(self._containers.on_refused)

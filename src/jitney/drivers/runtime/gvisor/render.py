@@ -14,6 +14,7 @@ from jitney.drivers.walls.render import NOFILE, OPEN_FOLDERS
 OCI_VERSION = "1.0.2"
 SHM_MIB = 64
 TMP_MIB = 1024
+OWN_NETWORK = "/proc/self/ns/net"  # that of runsc itself
 CAPABILITIES = ("bounding", "effective", "inheritable", "permitted")  # sets of them; each is empty
 
 
@@ -35,12 +36,15 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     nofile: int = NOFILE
 
 
-def render_flags(runsc: Runsc, state: str) -> list[str]:
-    """The command, before its subcommand. `state` is the folder where runsc writes down what runs."""
+def render_flags(runsc: Runsc, state: str, *, has_network: bool = False) -> list[str]:
+    """The command, before its subcommand. `state` is the folder where runsc writes down what runs.
+
+    `has_network`: its links are in the network namespace that runsc is started in, and its own stack has them.
+    """
     return [
         runsc.path,
         f"--root={state}",
-        "--network=none",
+        f"--network={'sandbox' if has_network else 'none'}",
         "--host-uds=open",  # the sockets of the server, and ours
         "--overlay2=root:memory",  # mount points are made in memory, not in a folder of the machine
         *(["--rootless"] if runsc.rootless else []),
@@ -49,8 +53,10 @@ def render_flags(runsc: Runsc, state: str) -> list[str]:
     ]
 
 
-def render_bundle(order: BoxOrder, *, root: str, scratch: str, runsc: Runsc, bounds: Bounds) -> dict[str, Any]:
-    """The config.json of a box. `scratch` is the folder of its containers' folders."""
+def render_bundle(
+    order: BoxOrder, *, root: str, scratch: str, runsc: Runsc, bounds: Bounds, has_network: bool = False
+) -> dict[str, Any]:
+    """The config.json of a box. `scratch` is the folder of its containers' folders; `has_network`: see render_flags."""
     own = 0 if runsc.rootless else FIRST_ID  # root inside a rootless one is the worker's user
     scratches = Mount(source=scratch, target=SCRATCH, writable=True)
     return {
@@ -69,7 +75,10 @@ def render_bundle(order: BoxOrder, *, root: str, scratch: str, runsc: Runsc, bou
         "hostname": "jitney",
         "mounts": [*_own_mounts(), *(_bind(one) for one in (*order.mounts, scratches))],
         "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
+            "namespaces": [
+                *({"type": kind} for kind in ("pid", "ipc", "uts", "mount")),
+                {"type": "network", **({"path": OWN_NETWORK} if has_network else {})},
+            ],
             **(_resources(order, bounds) if runsc.cgroups else {}),
         },
     }
@@ -112,12 +121,14 @@ def _resources(order: BoxOrder, bounds: Bounds) -> dict[str, Any]:
     }
 
 
-def render_launch(argv: Sequence[str], layers: Sequence[str], folder: str) -> list[Any]:
-    """What `runner.keep.mounted` does before it becomes runsc: the layers, merged, as the root of the sandbox.
+def render_launch(argv: Sequence[str], layers: Sequence[str], folder: str, gate: int = -1) -> list[Any]:
+    """What `runner.keep.prepared` does before it becomes runsc: the layers, merged, as the root of the sandbox.
 
-    Mount points are made in a layer of its own above them, as those of an image are never written to.
+    Mount points are made in a layer of its own above them, as those of an image are never written to. `gate`: where it
+    waits for its network; -1: it has none.
     """
-    return [[["overlay", f"{folder}/root", [*layers], f"{folder}/upper", f"{folder}/work", False]], [*argv]]
+    merged = ["overlay", f"{folder}/root", [*layers], f"{folder}/upper", f"{folder}/work", False]
+    return [[merged] if layers else [], [*argv], gate]
 
 
 def sandbox_id(order: BoxOrder) -> str:

@@ -16,16 +16,17 @@ import msgspec
 from jitney.drivers.runtime.forking.leftovers import MARKER_NAME, Leftovers
 from jitney.drivers.runtime.forking.marker import marker_of
 from jitney.drivers.runtime.kept.keeper import BoxFailed
-from jitney.drivers.runtime.kept.render import MEMORY_RESERVE, PIDS_MAX, BoxOrder
+from jitney.drivers.runtime.kept.render import CONTROL, MEMORY_RESERVE, PIDS_MAX, BoxOrder
 from jitney.drivers.runtime.kept.runtime import KeptRuntime
+from jitney.drivers.runtime.kept.wiring import Wires, Wiring
 from jitney.drivers.runtime.oci import archive, render, where
 from jitney.drivers.runtime.oci.engine import EngineClient, EngineError
-from jitney.drivers.runtime.oci.wiring import Wiring
+from jitney.drivers.runtime.oci.namespace import namespace_of
 from jitney.drivers.walls.machine import FIRST_ID
 from jitney.drivers.walls.no_names import no_names
 from jitney.drivers.walls.render import NOFILE
 from jitney.ports.limits import Limiter
-from jitney.ports.network import Names, Network, OnRefused, Refused
+from jitney.ports.network import Names, Network, OnRefused
 from jitney.values.images import BuiltImage
 from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
@@ -85,7 +86,7 @@ class OciShell:
         if refused:
             raise BoxFailed(refused)
         if not why:
-            self._wiring = boxes.wiring(self._order, self._folder, self._lost)
+            self._wiring = boxes.wires.wiring(self._order, self._folder, self._lost)
             await self._wiring.open()
             self.no_network = self._wiring.why_not
             mounts = (*self._order.mounts, self._wiring.mount)
@@ -100,7 +101,8 @@ class OciShell:
         """Nothing but the keeper runs in it yet."""
         if self._wiring is not None:
             state = (await self._boxes.client().inspect(self._name)).get("State") or {}
-            await self._wiring.join(int(state.get("Pid") or 0))
+            control = next(one.source for one in self._order.mounts if one.target == CONTROL)
+            await self._wiring.join(lambda: namespace_of(int(state.get("Pid") or 0), control))
             self.no_network = self._wiring.why_not
 
     def _lost(self) -> None:
@@ -183,11 +185,11 @@ class OciBoxes:
     ) -> None:
         self.settings = settings
         self.bounds = machine_bounds()
-        self.names: Names = no_names(_nobody)
-        self._network = network
         self._marker = marker_of(home)
         self._leftovers = Leftovers(home, self._marker)
         self._environ = environ
+        env = {"PATH": environ.get("PATH", os.defpath), MARKER_NAME: self._marker}
+        self.wires = Wires(network, env)
         self._client: EngineClient | None = None
         self._engine: render.Engine | None = None
         self._images: dict[str, str] = {}
@@ -218,9 +220,7 @@ class OciBoxes:
     async def reap(self) -> int:
         """See the protocol. Without an engine nothing of us can be in one."""
         count = await self._reap_containers()
-        if self._network is not None:
-            await self._leftovers.reap()  # what holds a network, should it not have heard that we ended
-            await self._network.reap()
+        await self.wires.reap(self._leftovers)
         return count
 
     async def _reap_containers(self) -> int:
@@ -239,19 +239,11 @@ class OciBoxes:
 
     def why_the_engines(self, engine: render.Engine) -> str:
         """Why the engine gives its containers their network; '' = we do."""
-        return render.why_the_engines(self.settings.network, engine, has_own=self._network is not None)
-
-    def wiring(self, order: BoxOrder, folder: Path, on_lost: Callable[[], None]) -> Wiring:
-        """The network of a box, where it is ours."""
-        assert self._network is not None
-        env = {"PATH": self._environ.get("PATH", os.defpath), MARKER_NAME: self._marker}
-        return Wiring(order, folder, self._network, self.names, env, on_lost)
+        return render.why_the_engines(self.settings.network, engine, has_own=self.wires.can_be)
 
     async def close(self) -> None:
         """See the protocol."""
-        await self.names.close()
-        if self._network is not None:
-            await self._network.close()
+        await self.wires.close()
         self._leftovers.close()
         if self._client is not None:
             await self._client.close()
@@ -315,7 +307,7 @@ class OciRuntime(KeptRuntime):
         self.settings = settings or OciSettings()
         boxes = OciBoxes(home, self.settings, os.environ if environ is None else environ, network)
         super().__init__(home, boxes, limiter=limiter)
-        boxes.names = names(self._containers.on_refused)
+        boxes.wires.names = names(self._containers.on_refused)
 
 
 def machine_bounds() -> render.Bounds:
@@ -327,10 +319,6 @@ def machine_bounds() -> render.Bounds:
         nofile=_least(NOFILE, resource.RLIMIT_NOFILE),
         nproc=_least(NPROC, resource.RLIMIT_NPROC),
     )
-
-
-def _nobody(refused: Refused) -> None:
-    """Who hears what is refused, before there are containers."""
 
 
 def _least(wanted: int, which: int) -> int:

@@ -1,4 +1,7 @@
-"""What containers of an engine reach when their network is ours: real engines, on machines made of namespaces."""
+"""What containers reach whose walls others make, when their network is ours: on machines made of namespaces.
+
+Real engines, and a real runsc.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import asyncio
 import os
 import signal
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.conformance.engines import engine, why_not
+from tests.conformance.test_runtime_gvisor import FOUND, GvisorStage
 from tests.conformance.test_runtime_oci import OciStage
 from tests.drivers.network.test_reach import METADATA, OTHER, PRIVATE, PUBLIC, end_here, serve_here, world
 from tests.drivers.network.world import links, needs_namespaces, on_a_machine, routers, rules
@@ -20,6 +24,7 @@ from jitney.drivers.network.names import PorterNames
 from jitney.drivers.network.veth import VethNetwork
 from jitney.drivers.network.veth.render import prefix_of, table_of
 from jitney.drivers.runtime.forking import procfs
+from jitney.drivers.runtime.gvisor import GvisorRuntime
 from jitney.drivers.runtime.oci import OciRuntime, OciSettings
 from jitney.ports.runtime import TemplateFailed
 from jitney.runner.failures import decode_failure
@@ -66,12 +71,33 @@ class WalledStage(OciStage):
         return OciRuntime(self.home, settings=settings, network=VethNetwork(OWNER), names=PorterNames)
 
 
+class WalledGvisorStage(GvisorStage):
+    """With our own network."""
+
+    def make_runtime(self) -> GvisorRuntime:
+        return GvisorRuntime(self.home, network=VethNetwork(OWNER), names=PorterNames)
+
+
 def stage_of(path, wanted="auto"):
+    """By the engine that listens at `path`; None: by runsc."""
+    if path is None:
+        return WalledGvisorStage
+
     class Stage(WalledStage):
         engine = path
         network = wanted
 
     return Stage
+
+
+def whatever_makes(kind):
+    """What makes boxes, while it is needed: gives the path of an engine's socket."""
+    return nullcontext() if kind == "gvisor" else engine(kind)
+
+
+def why_none(kind):
+    """Why boxes of this kind cannot be made here; '' when they can."""
+    return FOUND.why if kind == "gvisor" else why_not(kind)
 
 
 class Told:
@@ -102,8 +128,8 @@ class Told:
 
 @asynccontextmanager
 async def told(kind, wanted="auto"):
-    """An engine, and a runtime by it."""
-    with engine(kind) as path, tempfile.TemporaryDirectory(prefix="jitney-oci-") as folder:
+    """What makes boxes, and a runtime by it."""
+    with whatever_makes(kind) as path, tempfile.TemporaryDirectory(prefix="jitney-oci-") as folder:
         os.chmod(folder, 0o711)
         async with open_stage(Path(folder), stage_of(path, wanted)) as stage:
             yield Told(stage)
@@ -111,7 +137,7 @@ async def told(kind, wanted="auto"):
 
 def on_a_machine_with(kind, scenario):
     """Run a scenario on a machine that has an internet, and an engine started there; nothing may be left behind."""
-    reason = why_not(kind)
+    reason = why_none(kind)
     if reason:
         pytest.skip(reason)
 
@@ -151,7 +177,8 @@ def is_below(pid, ancestor):
     return pid in procfs.tree(ancestor)
 
 
-ENGINES = pytest.mark.parametrize("kind", ["podman", "docker"])
+KINDS = pytest.mark.parametrize("kind", ["podman", "docker", "gvisor"])
+EITHER = pytest.mark.parametrize("kind", ["podman", "gvisor"])
 EVERYWHERE = f"""
 for address in {[PUBLIC, PRIVATE, OTHER, *METADATA, MACHINE, "127.0.0.1"]!r}:
     print(address, ask(address, 80))
@@ -160,7 +187,7 @@ print(open("/etc/resolv.conf").read().split()[1])
 REFUSED = ("No route to host", "Network is unreachable")
 
 
-@ENGINES
+@KINDS
 def test_each_reaches_what_its_policy_allows(kind):
     async def scenario():
         async with told(kind) as one:
@@ -185,7 +212,7 @@ def test_each_reaches_what_its_policy_allows(kind):
     on_a_machine_with(kind, scenario)
 
 
-@ENGINES
+@KINDS
 def test_names_are_answered_from_the_machines_resolver_or_from_the_list(kind):
     code = f"""
 import socket, struct
@@ -224,7 +251,7 @@ print(ask({PUBLIC!r}, 80), ask({PUBLIC!r}, 443))
     on_a_machine_with(kind, scenario)
 
 
-@ENGINES
+@KINDS
 def test_containers_of_others_are_not_reached(kind):
     serve = """
 import socket, struct, threading
@@ -254,34 +281,37 @@ while True:
     on_a_machine_with(kind, scenario)
 
 
-def test_a_network_that_cannot_be_made_is_none():
+@EITHER
+def test_a_network_that_cannot_be_made_is_none(kind):
     async def scenario():
-        async with told("podman") as one:
+        async with told(kind) as one:
 
             def fails(pid):
                 raise OSError("no links today")
 
-            one.stage.runtime._boxes._network._connect = fails
+            one.stage.runtime._boxes.wires._network._connect = fails
             (said,) = await one.run(f"print(ask({PUBLIC!r}, 80))", NetworkPolicy())
             assert said in REFUSED
             assert any("no network" in note for note in one.notes())
 
-    on_a_machine_with("podman", scenario)
+    on_a_machine_with(kind, scenario)
 
 
-def test_a_box_ends_with_what_holds_its_network():
+@EITHER
+def test_a_box_ends_with_what_holds_its_network(kind):
     async def scenario():
-        async with told("podman") as one:
+        async with told(kind) as one:
             handle = await one.launch("wait()", NetworkPolicy(), "waits")
             await one.log.until(handle.container_id, "ready")
             (holder,) = holders()
             os.kill(holder, signal.SIGKILL)
             assert (await one.stage.runtime.wait(handle)).signal == signal.SIGKILL
 
-    on_a_machine_with("podman", scenario)
+    on_a_machine_with(kind, scenario)
 
 
-def test_of_a_worker_that_was_killed_nothing_is_left():
+@EITHER
+def test_of_a_worker_that_was_killed_nothing_is_left(kind):
     async def first(path, folder):
         async with open_stage(Path(folder), stage_of(path)) as stage:
             one = Told(stage)
@@ -297,7 +327,7 @@ def test_of_a_worker_that_was_killed_nothing_is_left():
 
     def run():
         world()
-        with engine("podman") as path, tempfile.TemporaryDirectory(prefix="jitney-oci-") as folder:
+        with whatever_makes(kind) as path, tempfile.TemporaryDirectory(prefix="jitney-oci-") as folder:
             os.chmod(folder, 0o711)
             pid = os.fork()
             if not pid:
@@ -308,8 +338,8 @@ def test_of_a_worker_that_was_killed_nothing_is_left():
             asyncio.run(second(path, folder))
         assert (ours(links()), rules(TABLE), routers(), holders()) == ([], [], [], [])
 
-    if why_not("podman"):
-        pytest.skip(why_not("podman"))
+    if why_none(kind):
+        pytest.skip(why_none(kind))
     on_a_machine("root", run)
 
 
