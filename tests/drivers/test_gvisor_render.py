@@ -13,15 +13,15 @@ from jitney.drivers.runtime.gvisor import probe, render
 from jitney.drivers.runtime.gvisor.driver import GvisorBoxes
 from jitney.drivers.runtime.kept.keeper import BoxFailed
 from jitney.drivers.walls.machine import FIRST_ID
+from jitney.drivers.walls.render import NOFILE
 from jitney.wire.home import Home
 
 ROOT = render.Runsc(path="/bin/runsc", rootless=False)
-USER = render.Runsc(path="/bin/runsc", rootless=True, cgroups=False, platform="ptrace")
-BOUNDS = render.Bounds(memory_mib=100, pids=7, nproc=5, nofile=9)
+USER = render.Runsc(path="/bin/runsc", rootless=True, platform="ptrace")
 
 
 def bundle(runsc=ROOT):
-    return render.render_bundle(order(), root="/b/root", scratch="/b/scratch", runsc=runsc, bounds=BOUNDS)
+    return render.render_bundle(order(), root="/b/root", scratch="/b/scratch", runsc=runsc, nproc=5)
 
 
 def test_a_sandbox_has_no_privilege():
@@ -31,7 +31,7 @@ def test_a_sandbox_has_no_privilege():
     assert process["user"] == {"uid": FIRST_ID, "gid": FIRST_ID}
     assert {one["type"]: one["hard"] for one in process["rlimits"]} == {
         "RLIMIT_CORE": 0,
-        "RLIMIT_NOFILE": 9,
+        "RLIMIT_NOFILE": NOFILE,
         "RLIMIT_NPROC": 5,
     }
     assert bundle()["root"] == {"path": "/b/root", "readonly": True}
@@ -53,13 +53,6 @@ def test_only_what_is_to_be_written_is_writable():
     assert {"nosuid", "nodev"} <= set(binds["/usr"])
 
 
-def test_control_groups_bound_a_sandbox_where_there_are_any():
-    linux = bundle()["linux"]
-    assert linux["resources"] == {"memory": {"limit": 100 * 1024 * 1024}, "pids": {"limit": 7}}
-    assert linux["cgroupsPath"] == "/jitney-mark-b1"
-    assert "resources" not in bundle(USER)["linux"]
-
-
 def test_flags_open_sockets_and_no_network():
     flags = render.render_flags(ROOT, "/state")
     assert {"--network=none", "--host-uds=open", "--root=/state"} <= set(flags)
@@ -69,17 +62,15 @@ def test_flags_open_sockets_and_no_network():
 
 def test_a_network_is_that_of_the_namespace_that_runsc_is_started_in():
     assert "--network=sandbox" in render.render_flags(ROOT, "/state", has_network=True)
-    made = render.render_bundle(
-        order(), root="/b/root", scratch="/b/scratch", runsc=ROOT, bounds=BOUNDS, has_network=True
-    )
+    made = render.render_bundle(order(), root="/b/root", scratch="/b/scratch", runsc=ROOT, nproc=5, has_network=True)
     (own,) = (one for one in made["linux"]["namespaces"] if one["type"] == "network")
     assert own["path"] == "/proc/self/ns/net"
-    assert render.render_launch(["runsc"], (), "/b", 7) == [[], ["runsc"], 7]
+    assert render.render_launch(["runsc"], (), "/b", joins=(3, 4), gate=7) == [[], ["runsc"], [3, 4], 7]
 
 
 def test_layers_are_merged_before_runsc_is_started_and_never_written_to():
-    ops, argv, gate = render.render_launch(["runsc"], ("/l/0", "/l/1"), "/b")
-    assert (argv, gate) == (["runsc"], -1)
+    ops, argv, joins, gate = render.render_launch(["runsc"], ("/l/0", "/l/1"), "/b")
+    assert (argv, joins, gate) == (["runsc"], [], -1)
     assert ops == [["overlay", "/b/root", ["/l/0", "/l/1"], "/b/upper", "/b/work", False]]
 
 
@@ -111,7 +102,7 @@ def works_with(monkeypatch, *good, otherwise="starting sandbox: platform not sup
     tried = []
 
     def attempt(runsc):
-        tried.append((runsc.platform, runsc.cgroups))
+        tried.append(runsc.platform)
         return "" if tried[-1] in good else otherwise
 
     monkeypatch.setattr(probe, "attempt", attempt)
@@ -119,10 +110,10 @@ def works_with(monkeypatch, *good, otherwise="starting sandbox: platform not sup
 
 
 def test_the_best_way_that_works_is_taken(monkeypatch):
-    tried = works_with(monkeypatch, ("", False), ("ptrace", True))
-    assert probe.choose("/r", rootless=False).runsc == render.Runsc(path="/r", rootless=False, cgroups=False)
-    assert tried == [("", True), ("", False)]
-    works_with(monkeypatch, ("ptrace", False))
+    tried = works_with(monkeypatch, "", "ptrace")
+    assert probe.choose("/r", rootless=False).runsc == render.Runsc(path="/r", rootless=False)
+    assert tried == [""]
+    works_with(monkeypatch, "ptrace")
     assert probe.choose("/r", rootless=True).runsc.platform == "ptrace"
 
 
@@ -151,16 +142,16 @@ def test_without_runsc_it_is_said_what_to_install(monkeypatch):
 
 
 def test_a_runsc_that_cannot_be_run_is_no_crash(tmp_path):
-    assert probe.attempt(render.Runsc(path=str(tmp_path / "none"), rootless=True, cgroups=False))
+    assert probe.attempt(render.Runsc(path=str(tmp_path / "none"), rootless=True))
     broken = tmp_path / "runsc"
     broken.write_text("#!/bin/sh\necho 'it is broken' >&2\nexit 3\n")
     broken.chmod(0o755)
-    assert probe.attempt(render.Runsc(path=str(broken), rootless=True, cgroups=False)) == "it is broken"
+    assert probe.attempt(render.Runsc(path=str(broken), rootless=True)) == "it is broken"
 
 
 def test_a_sandbox_refuses_volumes_and_says_what_has_them():
     async def asked():
-        boxes = GvisorBoxes(Home(Path("/h")), {}, probe.Finding, None)
+        boxes = GvisorBoxes(Home(Path("/h")), {}, probe.Finding, None, None)
         with pytest.raises(BoxFailed, match="use runtime = 'namespaces', 'oci' or 'process'"):
             await boxes.shell(order(), Path("/h/b")).host_pid()
 

@@ -147,7 +147,8 @@ def runtime(home: Home, config: WorkerConfig, out: Network | None = None) -> Run
     elif name == "gvisor":
         from jitney.drivers.network.names import PorterNames
 
-        made = make(home, network=network_for_others(out or network(home)), names=PorterNames)
+        own = network_for_others(out or network(home))
+        made = make(home, limiter=limiter(home), network=own, names=PorterNames)
     elif name == "namespaces":
         made = make(home, limiter=limiter(home), network=network(home), template_limit_mib=template_limit_mib(config))
     elif name == "process":

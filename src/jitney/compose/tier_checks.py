@@ -53,6 +53,8 @@ def control_groups(home: Home, config: Config) -> Finding:
     can = registry.limiter(home, tune=False).capabilities()
     held = [name for name, holds in (("cpu", can.cpu), ("memory", can.memory), ("processes", can.pids)) if holds]
     text = f"{can.name}: {', '.join(held) or 'no'} limits are enforced; disk limits are enforced by looking"
+    if tiers.choose(config.worker.runtime) == Isolation.GVISOR:
+        text += "; they bound a sandbox, which is all containers of a template, and memory is looked at for each"
     if can.cpu and can.memory and can.pids:
         return ok("cgroups", text)
     return warning("cgroups", text, can.why, fix=can.remedy)

@@ -27,6 +27,8 @@ The contract, for every driver:
     caller's, and monotonic.
 10. `raise_memory` puts a higher limit of memory in force, in a group that has one. Where it cannot be set the old one
     stays.
+11. `bound_cpu` puts another limit of CPU in force, for who is inside too; None lifts it. In a group that is gone it
+    does nothing.
 """
 
 from __future__ import annotations
@@ -78,6 +80,10 @@ class Group(Protocol):
 
     def raise_memory(self, memory_mib: int) -> None:
         """Allow more memory."""
+        ...
+
+    def bound_cpu(self, cpu_milli: int | None) -> None:
+        """Allow this much CPU."""
         ...
 
     def usage(self) -> Usage:

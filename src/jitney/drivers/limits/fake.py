@@ -94,6 +94,10 @@ class FakeGroup:
         if self.bounds.memory_mib is not None:
             self.bounds = msgspec.structs.replace(self.bounds, memory_mib=memory_mib)
 
+    def bound_cpu(self, cpu_milli: int | None) -> None:
+        """See the port."""
+        self.bounds = msgspec.structs.replace(self.bounds, cpu_milli=cpu_milli)
+
     def usage(self) -> Usage:
         """See the port."""
         return Usage(

@@ -20,6 +20,9 @@ class NoGroup:
     def raise_memory(self, memory_mib: int) -> None:
         """See the port: nothing is bounded."""
 
+    def bound_cpu(self, cpu_milli: int | None) -> None:
+        """See the port: nothing is bounded."""
+
     def usage(self) -> Usage:
         """See the port: nothing is known."""
         return Usage()

@@ -1,9 +1,10 @@
-"""Prepares where a program is to run, so that nobody else sees it, and becomes that program: mounts, and a network.
+"""Prepares where a program is to run, so that nobody else sees it, and becomes that program.
 
-    python .../runner/__main__.py prepared JSON        ([operations of runner.wall.ops, argv, gate])
+    python .../runner/__main__.py prepared JSON        ([operations of runner.wall.ops, argv, joins, gate])
 
-`gate`: one end of a socket, where it is to have a network namespace of its own; -1: it stays in this one. It says GATE
-when the namespace is there, and waits for a byte, before which its links are put in. Nothing, and it ends.
+`joins`: descriptors of control groups that it enters. `gate`: one end of a socket, where it is to have a network
+namespace of its own; -1: it stays in this one. It says GATE when the namespace is there, and waits for a byte, before
+which its links are put in. Nothing, and it ends.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ SETTINGS = "/proc/sys/net/core"
 
 def main(text: str) -> None:
     """Does not return."""
-    ops, argv, gate = json.loads(text)
+    ops, argv, joins, gate = json.loads(text)
+    for group in joins:
+        os.write(group, b"0")
+        os.close(group)
     kernel.unshare(kernel.NEWNS)
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     perform(ops)

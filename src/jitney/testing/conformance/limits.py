@@ -372,3 +372,24 @@ class LimitsContract:
             group.raise_memory(4 * HELD_MIB)
 
         self.play(make_stage, play, needs="memory")
+
+    # ------------------------------------------------------------------------------------------------ 11, CPU, later
+
+    def test_a_limit_of_cpu_holds_for_who_is_inside_until_it_is_lifted(self, make_stage: MakeStage) -> None:
+        async def play(stage: Stage) -> None:
+            group = stage.limiter.make("g", Bounds())
+            await (await stage.run(group, Program.SPINS)).said()
+            await stage.spend()
+            assert group.usage().cpu_throttled_ns == 0
+            group.bound_cpu(100)
+            while group.usage().cpu_throttled_ns == 0:
+                await stage.spend()
+            group.bound_cpu(None)
+            await stage.spend()  # of the period in which it was lifted
+            before = group.usage().cpu_throttled_ns
+            await stage.spend()
+            assert group.usage().cpu_throttled_ns == before
+            await group.remove()
+            group.bound_cpu(100)
+
+        self.play(make_stage, play, needs="cpu")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from jitney.core.metering import MemoryTime
 from jitney.drivers.limits.cgroups import endings, files, probe, v1, v2
-from jitney.drivers.limits.cgroups.counters import Counters
+from jitney.drivers.limits.cgroups.counters import Counters, Write
 from jitney.drivers.limits.cgroups.layout import Layout, Part, Role
 from jitney.ports.limits import Bounds, LimitsFailed
 from jitney.values.containers import Usage
@@ -77,10 +77,19 @@ class CgroupGroup:
     def raise_memory(self, memory_mib: int) -> None:
         """See the port."""
         part = self._layout.part(Role.MEMORY)
-        if part is not None and not self._is_removed:
-            for write in DIALECTS[part.version].raises(memory_mib):
-                if write.file in part.files:
-                    files.try_write(f"{self._folders[part.folder]}/{write.file}", write.text)
+        if part is not None:
+            self._change(part, DIALECTS[part.version].raises(memory_mib))
+
+    def bound_cpu(self, cpu_milli: int | None) -> None:
+        """See the port."""
+        part = self._layout.part(Role.CPU)
+        if part is not None:
+            self._change(part, DIALECTS[part.version].quota(cpu_milli))
+
+    def _change(self, part: Part, writes: Iterable[Write]) -> None:
+        for write in writes if not self._is_removed else ():
+            if write.file in part.files:
+                files.try_write(f"{self._folders[part.folder]}/{write.file}", write.text)
 
     # ------------------------------------------------------------------------------------------------ entering
 

@@ -40,12 +40,16 @@ def writes(bounds: Bounds, roles: Collection[Role]) -> tuple[Write, ...]:
         shares = bounds.cpu_weight_milli * 1024 // 1000
         found.append(Write("cpu.shares", str(min(SHARES_MAX, max(SHARES_MIN, shares)))))
         if bounds.cpu_milli is not None:
-            quota = max(QUOTA_MIN_US, bounds.cpu_milli * PERIOD_US // 1000)
-            found.append(Write("cpu.cfs_period_us", str(PERIOD_US)))
-            found.append(Write("cpu.cfs_quota_us", str(quota), optional=True))
+            found += quota(bounds.cpu_milli)
     if Role.PIDS in roles and bounds.pids is not None:
         found.append(Write("pids.max", str(min(PIDS_MAX, bounds.pids))))
     return tuple(found)
+
+
+def quota(cpu_milli: int | None) -> tuple[Write, ...]:
+    """A limit of CPU; None: there is none."""
+    size = -1 if cpu_milli is None else max(QUOTA_MIN_US, cpu_milli * PERIOD_US // 1000)
+    return (Write("cpu.cfs_period_us", str(PERIOD_US)), Write("cpu.cfs_quota_us", str(size), optional=True))
 
 
 def raises(memory_mib: int) -> tuple[Write, ...]:

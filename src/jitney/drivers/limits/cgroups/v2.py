@@ -35,10 +35,16 @@ def writes(bounds: Bounds, roles: Collection[Role]) -> tuple[Write, ...]:
     if Role.CPU in roles:
         found.append(Write("cpu.weight", str(min(WEIGHT_MAX, max(1, bounds.cpu_weight_milli // 10)))))
         if bounds.cpu_milli is not None:
-            found.append(Write("cpu.max", f"{max(QUOTA_MIN_US, bounds.cpu_milli * PERIOD_US // 1000)} {PERIOD_US}"))
+            found += quota(bounds.cpu_milli)
     if Role.PIDS in roles and bounds.pids is not None:
         found.append(Write("pids.max", str(min(PIDS_MAX, bounds.pids))))
     return tuple(found)
+
+
+def quota(cpu_milli: int | None) -> tuple[Write, ...]:
+    """A limit of CPU; None: there is none."""
+    size = "max" if cpu_milli is None else max(QUOTA_MIN_US, cpu_milli * PERIOD_US // 1000)
+    return (Write("cpu.max", f"{size} {PERIOD_US}"),)
 
 
 def raises(memory_mib: int) -> tuple[Write, ...]:

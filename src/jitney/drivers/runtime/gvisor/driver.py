@@ -25,6 +25,7 @@ from jitney.drivers.runtime.kept.runtime import KeptRuntime
 from jitney.drivers.runtime.kept.wiring import Wires, Wiring
 from jitney.drivers.walls.machine import FIRST_ID, Machine
 from jitney.drivers.walls.no_names import no_names
+from jitney.ports.limits import Bounds, Group, Limiter, LimitsFailed
 from jitney.ports.network import Names, Network, OnRefused
 from jitney.values.isolation import Isolation
 from jitney.wire.home import Home
@@ -35,6 +36,7 @@ NO_MOUNTS = (
     "sandboxes of gVisor see what they were made with, and no volumes that come and go with containers\n"
     "use runtime = 'namespaces', 'oci' or 'process' for functions with volumes"
 )
+WEIGHT_MILLI = 1_000  # of the CPU: as a process of the machine's own, as nobody knows how many containers will be in it
 LOG_BYTES = 2_000  # the end of what a failed runsc has said
 END_S = 3.0  # for a sandbox whose keeper was told to end, before it is made to
 
@@ -51,6 +53,7 @@ class GvisorShell:
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._wiring: Wiring | None = None
+        self._group: Group | None = None
         self._why_lost = ""
         self._losing: asyncio.Task[str] | None = None
 
@@ -63,9 +66,12 @@ class GvisorShell:
         if why:
             raise BoxFailed(why)
         try:
+            self._group = self._boxes.group(self._order)
             has_network = await self._connect()
             self._lay_out(found.runsc, has_network=has_network)
             await self._start(found.runsc, has_network=has_network)
+        except LimitsFailed as error:
+            raise BoxFailed(str(error)) from error
         except OSError as error:
             raise BoxFailed(f"runsc cannot be started: {error}") from error
 
@@ -98,7 +104,7 @@ class GvisorShell:
             root=str(root),
             scratch=str(scratch),
             runsc=runsc,
-            bounds=self._boxes.bounds,
+            nproc=PIDS_MAX,
             has_network=has_network,
         )
         (self._folder / "config.json").write_text(json.dumps(bundle))
@@ -106,17 +112,13 @@ class GvisorShell:
     async def _start(self, runsc: render.Runsc, *, has_network: bool) -> None:
         flags = render.render_flags(runsc, self._boxes.state, has_network=has_network)
         argv = [*flags, "run", f"--bundle={self._folder}", render.sandbox_id(self._order)]
-        layers = self._order.image.layers
         if not has_network:
-            launch = render.render_launch(argv, layers, str(self._folder))
-            self._execute([*self._boxes.launcher, json.dumps(launch)] if layers else argv)
+            self._execute(argv)
             return
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                gate = theirs.fileno()
-                launch = render.render_launch(argv, layers, str(self._folder), gate)
-                self._execute([*self._boxes.launcher, json.dumps(launch)], (gate,))
+                self._execute(argv, theirs.fileno())
             await self._link(ours)
 
     async def _link(self, gate: socket.socket) -> None:
@@ -132,18 +134,22 @@ class GvisorShell:
                 raise BoxFailed(f"its network cannot be made: {self._wiring.why_not}")
             await loop.sock_sendall(gate, b"x")
 
-    def _execute(self, argv: list[str], descriptors: tuple[int, ...] = ()) -> None:
+    def _execute(self, argv: list[str], gate: int = -1) -> None:
+        joins = self._group.join_fds if self._group is not None else ()
+        launch = render.render_launch(argv, self._order.image.layers, str(self._folder), joins=joins, gate=gate)
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                argv,
+                [*self._boxes.launcher, json.dumps(launch)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
                 env=self._boxes.env,
                 start_new_session=True,
-                pass_fds=descriptors,
+                pass_fds=[*joins, *([gate] if gate >= 0 else [])],
             )
+        if self._group is not None:
+            self._group.close_fds()
         procfs.set_oom_score_adj(self._process.pid, OOM_SCORE_ADJ)
         watch_exit(self._process.pid, self._exited)
 
@@ -160,6 +166,11 @@ class GvisorShell:
         """See the protocol. What a sandbox sees is settled when it is made: nothing can be put into it later."""
         raise BoxFailed(NO_MOUNTS)
 
+    def bound_cpu(self, cpu_milli: int | None) -> None:
+        """See the protocol."""
+        if self._group is not None:
+            self._group.bound_cpu(cpu_milli)
+
     async def close(self) -> None:
         """See the protocol. The keeper has been told to end, and with it ends all."""
         if self._process is not None:
@@ -172,6 +183,8 @@ class GvisorShell:
             self.ended.set_result("")
         if self._wiring is not None:
             await self._wiring.close()
+        if self._group is not None:
+            await self._group.remove()
 
     async def _delete(self) -> str:
         return await self._boxes.command("delete", "--force", render.sandbox_id(self._order))
@@ -189,12 +202,14 @@ class GvisorBoxes:
     can_join = False
 
     def __init__(
-        self, home: Home, environ: Mapping[str, str], find: Callable[[], Finding], network: Network | None
+        self,
+        home: Home,
+        environ: Mapping[str, str],
+        find: Callable[[], Finding],
+        limiter: Limiter | None,
+        network: Network | None,
     ) -> None:
-        memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (1024 * 1024)
-        self.bounds = render.Bounds(
-            memory_mib=int(memory_mib * (1 - MEMORY_RESERVE)), pids=PIDS_MAX * THREADS_PER_PROCESS, nproc=PIDS_MAX
-        )
+        self._limiter = limiter
         self.state = str(home.root / "gvisor")
         self.env = {"PATH": environ.get("PATH", os.defpath), MARKER_NAME: marker_of(home)}
         self.launcher = [*Machine().launcher()[:-1], "prepared"]
@@ -205,6 +220,8 @@ class GvisorBoxes:
     async def reap(self) -> int:
         """See the protocol. Without runsc nothing of us can be in a sandbox."""
         await self.wires.reap(self._leftovers)
+        if self._limiter is not None:
+            await self._limiter.reap()
         if not await asyncio.to_thread(os.path.isdir, self.state):
             return 0
         count = await self._leftovers.reap()
@@ -213,6 +230,20 @@ class GvisorBoxes:
             await self.command("delete", "--force", name)
         await asyncio.to_thread(shutil.rmtree, self.state, ignore_errors=True)
         return max(count, len(listed.split()))
+
+    def group(self, order: BoxOrder) -> Group | None:
+        """The control group of a sandbox: of its kernel, and of what serves it files. None: it has none.
+
+        Raises:
+            LimitsFailed: it cannot be made.
+        """
+        memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (1024 * 1024)
+        bounds = Bounds(
+            cpu_weight_milli=WEIGHT_MILLI,
+            memory_mib=int(memory_mib * (1 - MEMORY_RESERVE)),
+            pids=PIDS_MAX * THREADS_PER_PROCESS,
+        )
+        return self._limiter.make(order.name, bounds) if self._limiter is not None else None
 
     def shell(self, order: BoxOrder, folder: Path) -> GvisorShell:
         """See the protocol."""
@@ -237,6 +268,8 @@ class GvisorBoxes:
     async def close(self) -> None:
         """See the protocol."""
         await self.wires.close()
+        if self._limiter is not None:
+            await self._limiter.close()
         self._leftovers.close()
 
 
@@ -247,6 +280,7 @@ class GvisorRuntime(KeptRuntime):
         home: the server folder.
         environ: where runsc is looked for.
         find: how it is run.
+        limiter: makes the control group of each sandbox; None: they have none.
         network: the way out of sandboxes, where the worker can make one for them; None: they have none.
         names: makes what answers for names, where a policy lists domains; what is refused goes to the given function.
     """
@@ -257,9 +291,10 @@ class GvisorRuntime(KeptRuntime):
         *,
         environ: Mapping[str, str] | None = None,
         find: Callable[[], Finding] = probe,
+        limiter: Limiter | None = None,
         network: Network | None = None,
         names: Callable[[OnRefused], Names] = no_names,
     ) -> None:
-        boxes = GvisorBoxes(home, os.environ if environ is None else environ, find, network)
+        boxes = GvisorBoxes(home, os.environ if environ is None else environ, find, limiter, network)
         super().__init__(home, boxes, limiter=None)
         boxes.wires.names = names(self._containers.on_refused)

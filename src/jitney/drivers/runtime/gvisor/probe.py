@@ -45,17 +45,16 @@ def probe() -> Finding:
 
 
 def choose(path: str, *, rootless: bool) -> Finding:
-    """The first way that works: with control groups, with the default platform, before those without."""
+    """The first way that works: with the default platform, before that which needs least."""
     reason = ""
     for platform in ("", "ptrace"):
-        for cgroups in (False,) if rootless else (True, False):
-            runsc = Runsc(path=path, rootless=rootless, platform=platform, cgroups=cgroups)
-            failed = attempt(runsc)
-            if not failed:
-                return Finding(runsc=runsc)
-            if CHILDREN in failed:
-                return Finding(why=TOO_OLD, remedy=NEWER)
-            reason = reason or failed
+        runsc = Runsc(path=path, rootless=rootless, platform=platform)
+        failed = attempt(runsc)
+        if not failed:
+            return Finding(runsc=runsc)
+        if CHILDREN in failed:
+            return Finding(why=TOO_OLD, remedy=NEWER)
+        reason = reason or failed
     return Finding(why=f"runsc cannot make a sandbox: {reason}", remedy=_remedy(reason, rootless))
 
 
@@ -64,7 +63,7 @@ def attempt(runsc: Runsc) -> str:
     folder = Path(tempfile.mkdtemp(prefix="jitney-runsc-"))
     try:
         (folder / "root").mkdir()
-        (folder / "config.json").write_text(json.dumps(_bundle(runsc)))
+        (folder / "config.json").write_text(json.dumps(_bundle()))
         argv = [*render_flags(runsc, str(folder / "state")), "run", f"--bundle={folder}", f"jitney-{folder.name}"]
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TRY_S, check=False
@@ -76,7 +75,7 @@ def attempt(runsc: Runsc) -> str:
     return "" if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")[-500:]
 
 
-def _bundle(runsc: Runsc) -> dict[str, object]:
+def _bundle() -> dict[str, object]:
     folders = [name for name in ("/usr", "/lib", "/lib64", "/bin") if os.path.isdir(name)]
     mounts = [
         {"destination": name, "type": "bind", "source": os.path.realpath(name), "options": ["rbind", "ro"]}
@@ -92,10 +91,7 @@ def _bundle(runsc: Runsc) -> dict[str, object]:
         },
         "root": {"path": "root", "readonly": True},
         "mounts": mounts,
-        "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
-            **({"resources": {"pids": {"limit": 1_000}}} if runsc.cgroups else {}),
-        },
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
     }
 
 

@@ -24,16 +24,6 @@ class Runsc(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     rootless: bool
     platform: str = ""
-    cgroups: bool = True  # whether sandboxes are put into control groups
-
-
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of one sandbox: of a template with all of its containers. 0 is none."""
-
-    memory_mib: int = 0
-    pids: int = 0  # of the machine's threads
-    nproc: int = 4_096  # of the sandbox's own processes
-    nofile: int = NOFILE
 
 
 def render_flags(runsc: Runsc, state: str, *, has_network: bool = False) -> list[str]:
@@ -49,14 +39,16 @@ def render_flags(runsc: Runsc, state: str, *, has_network: bool = False) -> list
         "--overlay2=root:memory",  # mount points are made in memory, not in a folder of the machine
         *(["--rootless"] if runsc.rootless else []),
         *([f"--platform={runsc.platform}"] if runsc.platform else []),
-        *([] if runsc.cgroups else ["--ignore-cgroups"]),
+        "--ignore-cgroups",  # it is started in one of ours
     ]
 
 
 def render_bundle(
-    order: BoxOrder, *, root: str, scratch: str, runsc: Runsc, bounds: Bounds, has_network: bool = False
+    order: BoxOrder, *, root: str, scratch: str, runsc: Runsc, nproc: int, has_network: bool = False
 ) -> dict[str, Any]:
-    """The config.json of a box. `scratch` is the folder of its containers' folders; `has_network`: see render_flags."""
+    """The config.json of a box. `scratch` is the folder of its containers' folders; `nproc`: the limit of
+    its own processes; `has_network`: see render_flags.
+    """
     own = 0 if runsc.rootless else FIRST_ID  # root inside a rootless one is the worker's user
     scratches = Mount(source=scratch, target=SCRATCH, writable=True)
     return {
@@ -68,7 +60,7 @@ def render_bundle(
             "env": [f"{name}={value}" for name, value in order.env.items()],
             "cwd": "/",
             "capabilities": {name: [] for name in CAPABILITIES},
-            "rlimits": _rlimits(bounds),
+            "rlimits": _rlimits(nproc),
             "noNewPrivileges": True,
         },
         "root": {"path": root, "readonly": True},
@@ -79,13 +71,12 @@ def render_bundle(
                 *({"type": kind} for kind in ("pid", "ipc", "uts", "mount")),
                 {"type": "network", **({"path": OWN_NETWORK} if has_network else {})},
             ],
-            **(_resources(order, bounds) if runsc.cgroups else {}),
         },
     }
 
 
-def _rlimits(bounds: Bounds) -> list[dict[str, Any]]:
-    found = (("CORE", 0), ("NOFILE", bounds.nofile), ("NPROC", bounds.nproc))
+def _rlimits(nproc: int) -> list[dict[str, Any]]:
+    found = (("CORE", 0), ("NOFILE", NOFILE), ("NPROC", nproc))
     return [{"type": f"RLIMIT_{name}", "soft": value, "hard": value} for name, value in found]
 
 
@@ -111,24 +102,16 @@ def _bind(mount: Mount) -> dict[str, Any]:
     return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
 
 
-def _resources(order: BoxOrder, bounds: Bounds) -> dict[str, Any]:
-    return {
-        "cgroupsPath": f"/jitney-{order.marker}-{order.name}",
-        "resources": {
-            **({"memory": {"limit": bounds.memory_mib * 1024 * 1024}} if bounds.memory_mib else {}),
-            **({"pids": {"limit": bounds.pids}} if bounds.pids else {}),
-        },
-    }
-
-
-def render_launch(argv: Sequence[str], layers: Sequence[str], folder: str, gate: int = -1) -> list[Any]:
+def render_launch(
+    argv: Sequence[str], layers: Sequence[str], folder: str, *, joins: Sequence[int] = (), gate: int = -1
+) -> list[Any]:
     """What `runner.keep.prepared` does before it becomes runsc: the layers, merged, as the root of the sandbox.
 
-    Mount points are made in a layer of its own above them, as those of an image are never written to. `gate`: where it
-    waits for its network; -1: it has none.
+    Mount points are made in a layer of its own above them, as those of an image are never written to. `joins`: the
+    control groups that it enters; `gate`: where it waits for its network; -1: it has none.
     """
     merged = ["overlay", f"{folder}/root", [*layers], f"{folder}/upper", f"{folder}/work", False]
-    return [[merged] if layers else [], [*argv], gate]
+    return [[merged] if layers else [], [*argv], [*joins], gate]
 
 
 def sandbox_id(order: BoxOrder) -> str:

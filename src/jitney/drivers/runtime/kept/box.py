@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +45,10 @@ class Shell(Protocol):
         Raises:
             BoxFailed: nobody can: the message says why, and what to do.
         """
+        ...
+
+    def bound_cpu(self, cpu_milli: int | None) -> None:
+        """What all that is in it may use of the machine, where its containers cannot be bounded one by one."""
         ...
 
     async def close(self) -> None:
@@ -109,6 +113,20 @@ class Box:
             raise
         self._shell = make_shell(order, folder)
         self._ending: asyncio.Task[None] | None = None
+        self._cpu_milli: dict[str, int | None] = {}
+
+    def admit(self, container_id: str, cpu_milli: int | None) -> None:
+        """A container is started in it, that has this limit."""
+        self.containers.add(container_id)
+        self._cpu_milli[container_id] = cpu_milli
+        self._shell.bound_cpu(sum_of(self._cpu_milli.values()))
+
+    def release(self, container_id: str) -> None:
+        """A container has ended."""
+        self.containers.discard(container_id)
+        self._cpu_milli.pop(container_id, None)
+        self._shell.bound_cpu(sum_of(self._cpu_milli.values()))
+        self.retire()
 
     @property
     def no_network(self) -> str:
@@ -242,3 +260,9 @@ class Box:
     def has_room(self) -> bool:
         """Whether containers may be started in it."""
         return self._ending is None
+
+
+def sum_of(limits: Collection[int | None]) -> int | None:
+    """The CPU limit of several containers together; None: one of them has none, or there is none of them."""
+    known = [one for one in limits if one is not None]
+    return sum(known) if known and len(known) == len(limits) else None

@@ -67,7 +67,7 @@ class Containers:
         """
         container = Container(launch, opened.box, output)
         self.living[container.id] = container
-        opened.box.containers.add(container.id)
+        opened.box.admit(container.id, launch.resources.cpu_limit_milli)
         self._oom.begin()
         try:
             if self._limiter is not None:
@@ -244,8 +244,7 @@ class Containers:
         container.close()
         self.living.pop(container.id, None)
         self._by_pid.pop((container.box.name, container.pid), None)
-        container.box.containers.discard(container.id)
-        container.box.retire()
+        container.box.release(container.id)
         if not self.living:
             self._oom.end()
 

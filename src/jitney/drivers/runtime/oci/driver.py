@@ -155,6 +155,9 @@ class OciShell:
             raise BoxFailed("the container has ended")
         return int(state["Pid"])
 
+    def bound_cpu(self, cpu_milli: int | None) -> None:
+        """See the protocol: each container has a control group."""
+
     async def close(self) -> None:
         """See the protocol."""
         if self._making is not None:
