@@ -20,8 +20,9 @@ ROOT = render.Runsc(path="/bin/runsc", rootless=False)
 USER = render.Runsc(path="/bin/runsc", rootless=True, platform="ptrace")
 
 
-def bundle(runsc=ROOT):
-    return render.render_bundle(order(), root="/b/root", scratch="/b/scratch", runsc=runsc, nproc=5)
+def bundle(runsc=ROOT, with_order=None, **changes):
+    folders = {"root": "/b/root", "scratch": "/b/scratch", "volumes": "/b/volumes"}
+    return render.render_bundle(with_order or order(), **folders, runsc=runsc, nproc=5, **changes)
 
 
 def test_a_sandbox_has_no_privilege():
@@ -62,10 +63,23 @@ def test_flags_open_sockets_and_no_network():
 
 def test_a_network_is_that_of_the_namespace_that_runsc_is_started_in():
     assert "--network=sandbox" in render.render_flags(ROOT, "/state", has_network=True)
-    made = render.render_bundle(order(), root="/b/root", scratch="/b/scratch", runsc=ROOT, nproc=5, has_network=True)
-    (own,) = (one for one in made["linux"]["namespaces"] if one["type"] == "network")
+    (own,) = (one for one in bundle(has_network=True)["linux"]["namespaces"] if one["type"] == "network")
     assert own["path"] == "/proc/self/ns/net"
     assert render.render_launch(["runsc"], (), "/b", joins=(3, 4), gate=7) == [[], ["runsc"], [3, 4], 7]
+
+
+def test_volumes_are_seen_by_links_where_nothing_else_is():
+    paths = ("/bin/models", "/data/set", "/proc/x", "/root", "/root/models", "/tmp/x", "/usr/models", "/weights")
+    made = msgspec.structs.replace(order(), volumes=paths, links=(("bin", "usr/bin"),))
+    assert {path: place for path, place in render.render_places(made).items() if place} == {
+        "/data/set": "/run/jitney/volumes/1",
+        "/weights": "/run/jitney/volumes/7",
+    }
+    assert "--dcache=0" in render.render_flags(ROOT, "/state", has_volumes=True)
+    mounts = bundle(with_order=made)["mounts"]
+    (own,) = (one for one in mounts if one["source"] == "/b/volumes")
+    assert (own["destination"], "rw" in own["options"]) == ("/run/jitney/volumes", True)
+    assert all(one["source"] != "/b/volumes" for one in bundle()["mounts"])
 
 
 def test_layers_are_merged_before_runsc_is_started_and_never_written_to():
@@ -149,10 +163,12 @@ def test_a_runsc_that_cannot_be_run_is_no_crash(tmp_path):
     assert probe.attempt(render.Runsc(path=str(broken), rootless=True)) == "it is broken"
 
 
-def test_a_sandbox_refuses_volumes_and_says_what_has_them():
+def test_without_root_volumes_are_refused_and_it_is_said_what_has_them(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
     async def asked():
         boxes = GvisorBoxes(Home(Path("/h")), {}, probe.Finding, None, None)
-        with pytest.raises(BoxFailed, match="use runtime = 'namespaces', 'oci' or 'process'"):
-            await boxes.shell(order(), Path("/h/b")).host_pid()
+        with pytest.raises(BoxFailed, match="use runtime = 'namespaces' or 'process'"):
+            await boxes.shell(order(), Path("/h/b")).entrance()
 
     asyncio.run(asked())

@@ -13,12 +13,13 @@ from jitney.drivers.trees.localdir import LocalTrees
 from jitney.errors import ConnectionError, InvalidError
 from jitney.ports.mounting import MountBusy
 from jitney.ports.runtime import Capabilities, ContainerHandle, StartFailed
-from jitney.values.containers import Launch, TemplateSpec
+from jitney.values.containers import Launch, TemplateSpec, VolumePlace
 from jitney.values.isolation import Isolation
 from jitney.values.volumes import WORKSPACE, Committed, Entry, VolumeMount
 from jitney.wire.home import Home
 from jitney.wire.messages import mounts as mm
 from jitney.wire.messages import workers
+from jitney.worker import layouts, written
 from jitney.worker import mounts as module
 from jitney.worker.mounts import Mounts
 
@@ -125,7 +126,7 @@ class Stage:
 
     def launch(self, container_id="ta-1", **changes):
         volume = VolumeMount(path="/data", volume_id=VOLUME, **changes)
-        template = TemplateSpec(image_id="im-1", volumes=(VOLUME,))
+        template = TemplateSpec(image_id="im-1", volumes=(VolumePlace(VOLUME, "/data"),))
         return Launch(
             container_id=container_id, function_id="fu-1", app_id="ap-1", token="t", template=template, config={},
             volumes=(volume,),
@@ -221,10 +222,30 @@ def test_what_was_written_is_committed_when_the_container_asks(stage):
     run(story())
 
 
+def test_a_reload_that_is_asked_for_before_the_start_is_told_of_waits_for_that(stage):
+    async def story():
+        await stage.mounts.ready(stage.launch())
+        asking = asyncio.create_task(stage.sync(reload=True))
+        await asyncio.sleep(0)
+        stage.server.put(a="one")
+        attending = asyncio.create_task(stage.mounts.attend(msgspec.structs.replace(HANDLE, container_id="ta-1")))
+        done = await asking
+        assert (done.version, done.code) == (1, "")
+        attending.cancel()
+        await stage.mounts.ready(stage.launch())
+        asking = asyncio.create_task(stage.sync(reload=True))
+        await asyncio.sleep(0)
+        await stage.mounts.ended("ta-1")
+        assert "ended" in (await asking).message
+
+    run(story())
+
+
 def test_a_folder_of_a_volume_is_committed_below_its_path(stage):
     async def story():
         await stage.start(sub_path="models/x")
-        (stage.upper() / "new").write_text("written")
+        (stage.upper() / "models/x").mkdir(parents=True)  # the layer is the volume's, whatever part of it is mounted
+        (stage.upper() / "models/x/new").write_text("written")
         await stage.sync()
         assert stage.server.versions[-1] == {"models/x/new": "written"}
 
@@ -237,17 +258,17 @@ def test_a_file_that_is_being_written_to_comes_with_the_next_commit(stage, monke
         (stage.upper() / "whole").write_text("whole")
         growing = stage.upper() / "growing"
         growing.write_text("be")
-        copied = module._copy_whole
+        copied = written._copy_whole
 
         def copy(reading, target: Path, stamp):
             if stamp.inode == growing.stat().st_ino:
                 growing.write_text("begun")
             return copied(reading, target, stamp)
 
-        monkeypatch.setattr(module, "_copy_whole", copy)
+        monkeypatch.setattr(written, "_copy_whole", copy)
         await stage.sync()
         assert stage.server.versions[-1] == {"whole": "whole"}
-        monkeypatch.setattr(module, "_copy_whole", copied)
+        monkeypatch.setattr(written, "_copy_whole", copied)
         await stage.sync()
         assert stage.server.versions[-1] == {"whole": "whole", "growing": "begun"}
         assert os.listdir(stage.home.volumes / WORKSPACE / "incoming") == []
@@ -342,7 +363,7 @@ def test_what_cannot_even_be_said_does_not_hold_up_the_end(stage, caplog):
 
         await stage.start("ta-2")
         (stage.upper("ta-2") / "new").write_text("lost")
-        stage.mounts._request = broken
+        stage.mounts._written._request = broken
         await stage.mounts.ended("ta-2")
         assert "a bug" in caplog.text
         assert not (stage.home.uppers / "ta-2").exists()
@@ -372,7 +393,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(stage, tmp_path, monkeypa
 
 
 def test_much_comes_and_goes_in_pages(stage, monkeypatch):
-    monkeypatch.setattr(module, "PART_CHANGES", 2)
+    monkeypatch.setattr(written, "PART_CHANGES", 2)
     stage.server.page = 2
 
     async def story():
@@ -401,13 +422,126 @@ def test_where_the_version_of_the_stack_is_gone_it_is_made_anew(stage):
 
 def test_what_is_asked_for_is_brought_into_memory(stage, monkeypatch):
     brought = []
-    monkeypatch.setattr(module.prefetch, "prefetch", lambda files, room: brought.extend(files) or 0)
+    monkeypatch.setattr(layouts.prefetch, "prefetch", lambda files, room: brought.extend(files) or 0)
 
     async def story():
         stage.server.put(a="one", b="two")
         mounted = await stage.start(prefetch=("b*",))
-        await asyncio.gather(*stage.mounts._prefetching)
+        await asyncio.gather(*stage.mounts.layouts._prefetching)
         [path] = brought
         assert path == stage.trees.folder(VOLUME) / mounted.layers[-1] / "b"
+
+    run(story())
+
+
+def test_a_commit_of_what_was_committed_meanwhile_says_the_version_that_has_it(stage):
+    async def story():
+        stage.server.put(a="one")
+        await stage.start()
+        (stage.upper() / "new").write_text("written")
+        [live] = stage.mounts._live["ta-1"]
+        await stage.mounts._commit("ta-1", live)  # as it does now and then
+        done = await stage.sync()
+        assert (done.version, done.committed.changed) == (2, False)
+        assert stage.server.versions[2] == {"a": "one", "new": "written"}
+
+    run(story())
+
+
+def test_layers_that_are_about_to_be_mounted_stay(stage, monkeypatch):
+    """While one container takes its time, the stack is made anew for others, and what nobody has is removed."""
+
+    async def high(name):
+        for number in range(STACK_MAX + 1):
+            stage.server.put(**{f"{name}{number}": "x"})
+            await stage.start(f"ta-{name}{number}", read_only=True)
+            await stage.mounts.ended(f"ta-{name}{number}")
+
+    async def remount(handle, mounted):
+        await high("b")
+        assert all((stage.trees.folder(VOLUME) / layer).is_dir() for layer in mounted.layers)
+        stage.runtime.remounted.append(mounted)
+
+    async def story():
+        await stage.start()
+        stage.server.put(a="one")
+        monkeypatch.setattr(stage.runtime, "remount", remount)
+        assert not (await stage.sync(reload=True)).message
+        (mounted,) = stage.runtime.remounted
+        assert stage.seen(mounted) == {"a": "one"}
+
+    run(story())
+
+
+def test_layers_of_a_container_that_waits_for_its_other_volumes_stay(stage):
+    other = f"vo-{'1' * 22}"
+
+    async def story():
+        stage.server.put(a="one")
+        launch = stage.launch()
+        more = msgspec.structs.replace(launch.volumes[0], path="/more", volume_id=other)
+        lay_out = stage.mounts.layouts.lay_out
+
+        async def slow(volume_id, version, *, is_head):
+            if volume_id == other:
+                assert await stage.trees.collect(VOLUME, stage.mounts._layers_in_use(VOLUME)) == 0
+                await stage.trees.restack(VOLUME, 2, [])
+                assert await stage.trees.collect(VOLUME, stage.mounts._layers_in_use(VOLUME)) == 0
+            return await lay_out(volume_id, version, is_head=is_head)
+
+        stage.mounts.layouts.lay_out = slow
+        launch = await stage.mounts.ready(msgspec.structs.replace(launch, volumes=(*launch.volumes, more)))
+        assert stage.seen(launch.mounts[0]) == {"a": "one"}
+
+    run(story())
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+@pytest.mark.parametrize("step", ["changes", "_leave", "request"])
+def test_what_a_container_has_written_that_dies_while_it_commits_is_kept_once(stage, step, is_after):
+    """It is killed before and after each step of the commit that it asked for."""
+
+    async def story():
+        loop = asyncio.get_running_loop()
+        ending = []
+        await stage.start()
+        (stage.upper() / "a").write_text("one")
+        (stage.upper() / "b").write_text("one")
+
+        def die():
+            if not ending:
+                ending.append(asyncio.ensure_future(stage.mounts.ended("ta-1")))
+
+        def around(work):
+            async def call(*given):
+                if not is_after:
+                    die()
+                await asyncio.sleep(0)
+                found = await work(*given)
+                die()
+                await asyncio.sleep(0)
+                return found
+
+            return call
+
+        def around_in_thread(work):
+            def call(*given):
+                if not is_after:
+                    loop.call_soon_threadsafe(die)
+                found = work(*given)
+                loop.call_soon_threadsafe(die)
+                return found
+
+            return call
+
+        owner = {"changes": stage.trees, "_leave": stage.mounts._written, "request": stage.mounts._written}[step]
+        name = "_request" if step == "request" else step
+        setattr(owner, name, (around_in_thread if step == "_leave" else around)(getattr(owner, name)))
+        done = await stage.sync()
+        await asyncio.gather(*ending)
+        assert len(ending) == 1
+        assert (done.code, done.version) == ("", 1)
+        assert stage.server.versions == [{}, {"a": "one", "b": "one"}]
+        assert not (stage.home.uppers / "ta-1").exists()
 
     run(story())

@@ -16,7 +16,7 @@ from jitney.server.router import failure
 from jitney.server.state import Container, Pool
 from jitney.values import ids
 from jitney.values.calls import Status
-from jitney.values.containers import Exit, Launch, NodeInfo, Phase, Snapshot, TemplateSpec
+from jitney.values.containers import Exit, Launch, NodeInfo, Phase, Snapshot, TemplateSpec, VolumePlace
 from jitney.values.functions import FunctionSpec, Scaling
 from jitney.values.isolation import Isolation
 from jitney.values.secrets import Action, SecretRef, SecretUse
@@ -284,6 +284,7 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
             env=tuple(sorted(spec.env.items())),
             timeout_ms=spec.startup_timeout_ms,
             memory_limit_mib=spec.resources.memory_limit_mib,
+            mounted=tuple(one.path for one in (*spec.volumes, *spec.buckets)),
         )
     return TemplateSpec(
         image_id=spec.image_id,
@@ -294,5 +295,5 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
         network=spec.network,
         isolation=isolation,
         checkpoint=spec.checkpoint,
-        volumes=tuple(sorted({one.volume_id for one in spec.volumes})),
+        volumes=tuple(sorted(VolumePlace(one.volume_id, one.path) for one in spec.volumes)),
     )

@@ -26,6 +26,13 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
+class VolumePlace(msgspec.Struct, frozen=True, order=True):
+    """A volume, and its path in containers."""
+
+    volume_id: str
+    path: str
+
+
 class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a warm process has loaded. Equal specs share one process."""
 
@@ -37,7 +44,7 @@ class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkPolicy = NetworkPolicy()  # a template with a wall has one way out for all that it forks
     isolation: Isolation = Isolation.PROCESS  # the lowest tier at which its import may run
     checkpoint: bool = False  # where it cannot be forked, a process that has imported it is written down and restored
-    volumes: tuple[str, ...] = ()  # ids of those that its containers see, sorted: a wall lets in no others
+    volumes: tuple[VolumePlace, ...] = ()  # those that its containers see, sorted: a wall lets in no others
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +59,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     env: tuple[tuple[str, str], ...] = ()  # what its containers have, sorted by name
     timeout_ms: int = 300_000
     memory_limit_mib: int | None = None  # of the class: what its methods take here must fit it too
+    mounted: tuple[str, ...] = ()  # paths of volumes and buckets, which its containers have, and these methods not
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

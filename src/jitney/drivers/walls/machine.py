@@ -91,7 +91,7 @@ class Machine:
             host=self.host,
             mask=str(home.boxes / "host-layer"),
             sys=self.sys,
-            volumes={one: str(home.trees / one) for one in spec.volumes},
+            volumes={one.volume_id: str(home.trees / one.volume_id) for one in spec.volumes},
             uppers=str(home.uppers),
         )
 

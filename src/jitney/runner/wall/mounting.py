@@ -9,15 +9,13 @@ pod.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from jitney.runner.wall import kernel
-from jitney.runner.wall.ops import perform
+from jitney.runner.wall.ops import part, perform
 
 STAGE = "/r"
 
@@ -32,6 +30,7 @@ def mount(
     own: int,
     mounts: Sequence[dict[str, Any]],
     *,
+    root: int = -1,
     stage: str = STAGE,
     folder: str = "/",
     make_folder: Callable[[str], None] | None = None,
@@ -43,6 +42,7 @@ def mount(
         own: the caller's `own_mounts`.
         mounts: of each "target", "ops" that make it at the stage, "part": which folder of it is meant ("": all),
             "read_only", and "replaces": whether one of ours is at the target.
+        root: what the pod takes for its root, where that is not the root of its mounts; -1: it is.
         stage: the caller's folder where each is made.
         folder: of the caller's, what relative paths in operations start from.
         make_folder: makes the target where it is missing, seen from the pod.
@@ -52,12 +52,12 @@ def mount(
     """
     for one in mounts:
         if one["replaces"]:
-            with _joined(pod, own):
+            with _joined(pod, own, root):
                 kernel.unmount_unused(one["target"])
         os.chdir(folder)  # joining leaves it
         tree = make(one, stage)
         try:
-            with _joined(pod, own):
+            with _joined(pod, own, root):
                 (make_folder or _make_folder)(one["target"])
                 _put(tree, one)
         finally:
@@ -95,7 +95,7 @@ def make(one: dict[str, Any], stage: str) -> int:
     """A mount that is attached nowhere; the stage is free again."""
     perform(one["ops"])
     try:
-        return kernel.take(_part(stage, one["part"], one["read_only"]), recursive=False)
+        return kernel.take(part(stage, one["part"], one["read_only"]), recursive=False)
     finally:
         kernel.unmount(stage)
 
@@ -105,25 +105,21 @@ def _put(tree: int, one: dict[str, Any]) -> None:
     kernel.set_flags(one["target"], read_only=one["read_only"], recursive=False)
 
 
+def take_root(root: int) -> None:
+    """Take a folder for the root; -1: it is already. Joining other mounts undoes it."""
+    if root >= 0:
+        os.fchdir(root)
+        os.chroot(".")
+
+
 @contextmanager
-def _joined(pod: int, own: int) -> Iterator[None]:
+def _joined(pod: int, own: int, root: int = -1) -> Iterator[None]:
     kernel.setns(pod, kernel.NEWNS)
     try:
+        take_root(root)
         yield
     finally:
         kernel.setns(own, kernel.NEWNS)
-
-
-def _part(stage: str, path: str, read_only: bool) -> str:
-    """A folder of what was mounted. Links are hostile: they would lead to what the caller sees."""
-    found = stage
-    for name in filter(None, path.split("/")):
-        found = f"{found}/{name}"
-        if not os.path.lexists(found) and not read_only:
-            os.mkdir(found, 0o755)
-        if not os.path.lexists(found) or not stat.S_ISDIR(os.lstat(found).st_mode):
-            raise OSError(errno.ENOENT, f"the volume has no folder {path!r}")
-    return found
 
 
 def _make_folder(path: str) -> None:

@@ -1,11 +1,13 @@
 """Joins the mounts of a container that lives, from outside: to change them, or to run a command there.
 
     python .../runner/__main__.py attach JSON
-        {"pidfd": n, "own_ids": bool, "here": bool, "folder": path, "stage": path, "mounts": [...], "leave": [targets]}
+        {"pidfd": n, "root": n or -1, "own_ids": bool, "here": bool, "folder": path, "stage": path,
+         "mounts": [...], "leave": [targets]}
 
 Prints {"message": "" or why not, "code": its errno}. `leave` are mounts to take away, whoever still uses them; then
 come `mounts` (runner.wall.mounting). With `here` those are made in the container's own view, where the machine's paths
-are the same (runner.view), otherwise in that of the machine, and handed over.
+are the same (runner.view), otherwise in that of the machine, and handed over. `root`: what the container takes for its
+root, where that is not the root of its mounts.
 
     python .../runner/__main__.py inside JSON
         {"pidfd": n, "own_ids": bool, "cwd": path, "path": program, "argv": [...], "keeps_ctype": bool, "tty": bool}
@@ -60,7 +62,8 @@ def _attach(request: dict[str, Any]) -> None:
         for target in request["leave"]:
             _leave(target)
         kernel.setns(own, kernel.NEWNS)
-    mounting.mount(request["pidfd"], own, mounts, stage=stage, folder=folder, make_folder=_make_folder)
+    pod, root = request["pidfd"], request["root"]
+    mounting.mount(pod, own, mounts, root=root, stage=stage, folder=folder, make_folder=_make_folder)
 
 
 def view(text: str) -> int:
@@ -86,6 +89,7 @@ def _leave(target: str) -> None:
 def _join(request: dict[str, Any]) -> None:
     flags = kernel.NEWNS | (kernel.NEWUSER if request["own_ids"] else 0)
     kernel.setns(request["pidfd"], flags)
+    mounting.take_root(request.get("root", -1))
 
 
 def _make_folder(path: str) -> None:

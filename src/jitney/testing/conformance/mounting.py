@@ -17,7 +17,7 @@ from jitney.ports.mounting import MountBusy, MountFailed
 from jitney.ports.runtime import StartFailed
 from jitney.testing.conformance.runtime import WAIT_S, Actor
 from jitney.testing.processes import ProcessStage
-from jitney.values.containers import Launch
+from jitney.values.containers import Launch, VolumePlace
 from jitney.values.isolation import Isolation
 from jitney.values.volumes import Entry, Kind, Mounted
 
@@ -60,7 +60,8 @@ class VolumeStage(ProcessStage):
     def launch_mounted(self, code: str, *mounts: Mounted) -> Launch:
         """A container that runs `code`, with these mounts."""
         made = self.launch_code(f"{code}\nsys.stdout.flush()\nos._exit(0)")
-        template = msgspec.structs.replace(made.template, volumes=(VOLUME,))
+        places = tuple(sorted(VolumePlace(one.volume_id, one.target) for one in mounts))
+        template = msgspec.structs.replace(made.template, volumes=places)
         return msgspec.structs.replace(made, template=template, mounts=mounts, isolation=self.tier)
 
 

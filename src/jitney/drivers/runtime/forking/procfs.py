@@ -78,6 +78,11 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def argv(pid: int) -> list[bytes]:
+    """The words it was started with, as it shows them; none of one that has ended."""
+    return _read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
+
+
 def carries(pid: int, marker: bytes) -> bool:
     """Whether the environment that the process was started with holds `marker` (b"NAME=value")."""
     return marker in _read(f"/proc/{pid}/environ", ENVIRON_BYTES_MAX).split(b"\0")

@@ -31,21 +31,29 @@ async def attach(
     leave: Sequence[str] = (),
     here: bool = False,
     own_ids: bool = False,
+    own_root: bool = False,
 ) -> None:
     """See the program. `pid` is one of the container, on this machine.
+
+    `own_root`: what it takes for the root is not that of its mounts.
 
     Raises:
         MountBusy: files in what is to be replaced are open.
         MountFailed: it cannot be done, or the container has ended.
     """
+    descriptors: list[int] = []
     try:
-        pidfd = os.pidfd_open(pid)
+        descriptors.append(os.pidfd_open(pid))
+        if own_root:
+            descriptors.append(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError:
+        for one in descriptors:
+            os.close(one)
         raise MountFailed("the container has ended") from None
     try:
         request = {
-            "pidfd": pidfd, "own_ids": own_ids, "here": here, "folder": folder, "stage": stage,
-            "mounts": [*mounts], "leave": [*leave],
+            "pidfd": descriptors[0], "root": descriptors[1] if own_root else -1, "own_ids": own_ids, "here": here,
+            "folder": folder, "stage": stage, "mounts": [*mounts], "leave": [*leave],
         }  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             *command("attach", request),
@@ -53,13 +61,14 @@ async def attach(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={},
-            pass_fds=[pidfd],
+            pass_fds=descriptors,
         )
         said, problem = await process.communicate()
     except OSError as error:
         raise MountFailed(f"no process can be started for it: {error.strerror or error}") from error
     finally:
-        os.close(pidfd)
+        for one in descriptors:
+            os.close(one)
     _judge(said, problem)
 
 

@@ -19,6 +19,7 @@ from jitney.drivers.runtime.forking.leftovers import MARKER_NAME, OOM_SCORE_ADJ,
 from jitney.drivers.runtime.forking.marker import marker_of
 from jitney.drivers.runtime.gvisor import render
 from jitney.drivers.runtime.gvisor.probe import Finding, probe
+from jitney.drivers.runtime.kept.box import Entrance
 from jitney.drivers.runtime.kept.keeper import BoxFailed
 from jitney.drivers.runtime.kept.render import MEMORY_RESERVE, PIDS_MAX, BoxOrder
 from jitney.drivers.runtime.kept.runtime import KeptRuntime
@@ -33,9 +34,10 @@ from jitney.wire.home import Home
 THREADS_PER_PROCESS = 4  # of the machine, for each process of a sandbox: PIDS_MAX stops those first
 NO_NETWORK = "a sandbox of gVisor has one where the worker is root, and may make networks"
 NO_MOUNTS = (
-    "sandboxes of gVisor see what they were made with, and no volumes that come and go with containers\n"
-    "use runtime = 'namespaces', 'oci' or 'process' for functions with volumes"
+    "volumes are put into sandboxes of gVisor by the worker, from outside, and it is not root\n"
+    "use runtime = 'namespaces' or 'process', which mount volumes without root, or a worker that is root"
 )
+GOFER = b"runsc-gofer"  # the process of a sandbox that has its mounts
 WEIGHT_MILLI = 1_000  # of the CPU: as a process of the machine's own, as nobody knows how many containers will be in it
 LOG_BYTES = 2_000  # the end of what a failed runsc has said
 END_S = 3.0  # for a sandbox whose keeper was told to end, before it is made to
@@ -92,17 +94,19 @@ class GvisorShell:
 
     def _lay_out(self, runsc: render.Runsc, *, has_network: bool) -> None:
         """The bundle."""
-        for name, mode in (("scratch", 0o700), ("root", 0o755), ("upper", 0o755), ("work", 0o755)):
+        for name, mode in (("scratch", 0o700), ("root", 0o755), ("upper", 0o755), ("work", 0o755), ("volumes", 0o755)):
             (self._folder / name).mkdir(mode=mode)
         scratch, root = self._folder / "scratch", self._folder / "root"
         if not runsc.rootless:
             os.chown(scratch, FIRST_ID, FIRST_ID)
         for name, text in self._order.links:
             (root / name).symlink_to(text)
+        self._lay_out_volumes(self._folder / ("upper" if self._order.image.layers else "root"))
         bundle = render.render_bundle(
             self._order,
             root=str(root),
             scratch=str(scratch),
+            volumes=str(self._folder / "volumes"),
             runsc=runsc,
             nproc=PIDS_MAX,
             has_network=has_network,
@@ -110,7 +114,8 @@ class GvisorShell:
         (self._folder / "config.json").write_text(json.dumps(bundle))
 
     async def _start(self, runsc: render.Runsc, *, has_network: bool) -> None:
-        flags = render.render_flags(runsc, self._boxes.state, has_network=has_network)
+        has_volumes = bool(self._order.volumes)
+        flags = render.render_flags(runsc, self._boxes.state, has_network=has_network, has_volumes=has_volumes)
         argv = [*flags, "run", f"--bundle={self._folder}", render.sandbox_id(self._order)]
         if not has_network:
             self._execute(argv)
@@ -162,9 +167,25 @@ class GvisorShell:
             said = ""
         self.ended.set_result(self._why_lost or ((said or f"exit code {code}") if code else ""))
 
-    async def host_pid(self) -> int:
-        """See the protocol. What a sandbox sees is settled when it is made: nothing can be put into it later."""
-        raise BoxFailed(NO_MOUNTS)
+    def _lay_out_volumes(self, root: Path) -> None:
+        """Links to where they will be mounted."""
+        for path, place in render.render_places(self._order).items():
+            if place:
+                (self._folder / "volumes" / os.path.basename(place)).mkdir(mode=0o755)
+                link = root / path[1:]
+                link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                link.symlink_to(place)
+
+    async def entrance(self) -> Entrance:
+        """See the protocol. What serves files to the sandbox has its mounts, and crosses those that come later."""
+        if os.geteuid() != 0:
+            raise BoxFailed(NO_MOUNTS)
+        if self._process is None or self.ended.done():
+            raise BoxFailed("the container has ended")
+        for pid in procfs.tree(self._process.pid):
+            if procfs.argv(pid)[:1] == [GOFER]:
+                return Entrance(pid=pid, own_root=True, places=render.render_places(self._order))
+        raise BoxFailed("what serves files to the sandbox is not to be found: take another runsc")
 
     def bound_cpu(self, cpu_milli: int | None) -> None:
         """See the protocol."""

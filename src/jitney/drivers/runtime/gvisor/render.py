@@ -9,12 +9,14 @@ import msgspec
 
 from jitney.drivers.runtime.kept.render import SCRATCH, BoxOrder, Mount
 from jitney.drivers.walls.machine import FIRST_ID
-from jitney.drivers.walls.render import NOFILE, OPEN_FOLDERS
+from jitney.drivers.walls.render import NOFILE, OPEN_FOLDERS, RUN
 
 OCI_VERSION = "1.0.2"
 SHM_MIB = 64
 TMP_MIB = 1024
+VOLUMES = f"{RUN}/volumes"
 OWN_NETWORK = "/proc/self/ns/net"  # that of runsc itself
+SYSTEM_FOLDERS = ("dev", "proc", "sys", "run")
 CAPABILITIES = ("bounding", "effective", "inheritable", "permitted")  # sets of them; each is empty
 
 
@@ -26,10 +28,11 @@ class Runsc(msgspec.Struct, frozen=True, kw_only=True):
     platform: str = ""
 
 
-def render_flags(runsc: Runsc, state: str, *, has_network: bool = False) -> list[str]:
+def render_flags(runsc: Runsc, state: str, *, has_network: bool = False, has_volumes: bool = False) -> list[str]:
     """The command, before its subcommand. `state` is the folder where runsc writes down what runs.
 
     `has_network`: its links are in the network namespace that runsc is started in, and its own stack has them.
+    `has_volumes`: files that nobody has open are not kept open, so that what they are in can be taken away.
     """
     return [
         runsc.path,
@@ -40,17 +43,20 @@ def render_flags(runsc: Runsc, state: str, *, has_network: bool = False) -> list
         *(["--rootless"] if runsc.rootless else []),
         *([f"--platform={runsc.platform}"] if runsc.platform else []),
         "--ignore-cgroups",  # it is started in one of ours
+        *(["--dcache=0"] if has_volumes else []),
     ]
 
 
 def render_bundle(
-    order: BoxOrder, *, root: str, scratch: str, runsc: Runsc, nproc: int, has_network: bool = False
+    order: BoxOrder, *, root: str, scratch: str, volumes: str, runsc: Runsc, nproc: int, has_network: bool = False
 ) -> dict[str, Any]:
     """The config.json of a box. `scratch` is the folder of its containers' folders; `nproc`: the limit of
-    its own processes; `has_network`: see render_flags.
+    its own processes; `volumes`: the folder in whose folders they are mounted; `has_network`: see render_flags.
     """
     own = 0 if runsc.rootless else FIRST_ID  # root inside a rootless one is the worker's user
-    scratches = Mount(source=scratch, target=SCRATCH, writable=True)
+    mounts = [*order.mounts, Mount(source=scratch, target=SCRATCH, writable=True)]
+    if order.volumes:
+        mounts.append(Mount(source=volumes, target=VOLUMES, writable=True))
     return {
         "ociVersion": OCI_VERSION,
         "process": {
@@ -65,7 +71,7 @@ def render_bundle(
         },
         "root": {"path": root, "readonly": True},
         "hostname": "jitney",
-        "mounts": [*_own_mounts(), *(_bind(one) for one in (*order.mounts, scratches))],
+        "mounts": [*_own_mounts(), *map(_bind, mounts)],
         "linux": {
             "namespaces": [
                 *({"type": kind} for kind in ("pid", "ipc", "uts", "mount")),
@@ -73,6 +79,24 @@ def render_bundle(
             ],
         },
     }
+
+
+def render_places(order: BoxOrder) -> dict[str, str]:
+    """Where each volume is mounted, by the path at which it is to be seen; '': it cannot be seen there.
+
+    What is mounted into a sandbox from outside, while it runs, is seen in folders that it was made with. So a volume's
+    own path is a symbolic link to such a folder, in the sandbox's root; where a mount has that path there can be none.
+    """
+    taken = [one.target for one in order.mounts] + [f"/{name}" for name in (*OPEN_FOLDERS, *SYSTEM_FOLDERS)]
+    taken += [f"/{name}" for name, _ in order.links]
+    return {
+        path: "" if any(_meet(path, one) for one in taken) else f"{VOLUMES}/{number}"
+        for number, path in enumerate(order.volumes)
+    }
+
+
+def _meet(path: str, other: str) -> bool:
+    return f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")
 
 
 def _rlimits(nproc: int) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from jitney.drivers.runtime.forking.capture import Capture
 from jitney.drivers.runtime.forking.scratch import remove_tree
 from jitney.drivers.runtime.forking.template import LoadOutput, TemplateProcess
@@ -23,6 +25,30 @@ from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.isolation import Isolation
 
 CONNECT_S = 60.0  # from the start of a shell until its keeper is there
+
+
+class Entrance(msgspec.Struct, frozen=True, kw_only=True):
+    """By which the worker comes to the mounts of a box.
+
+    `pid`: a process of this machine that has them; `own_root`: whether it takes something else than their root for its
+    own; `places`: where what is to be seen at a path is mounted, where that is not the path itself. One of '' is none.
+    """
+
+    pid: int
+    own_root: bool = False
+    places: dict[str, str] | None = None
+
+    def place(self, path: str) -> str:
+        """Where to mount what is to be seen at a path.
+
+        Raises:
+            BoxFailed: it cannot be seen there.
+        """
+        if self.places is None:
+            return path
+        if not self.places.get(path):
+            raise BoxFailed(f"no volume can be at {path} there: something else is, or it was not asked for in time")
+        return self.places[path]
 
 
 class Shell(Protocol):
@@ -39,11 +65,11 @@ class Shell(Protocol):
         """
         ...
 
-    async def host_pid(self) -> int:
-        """What this machine calls its first process, for who is to join its mounts.
+    async def entrance(self) -> Entrance:
+        """Where volumes are mounted in it.
 
         Raises:
-            BoxFailed: nobody can: the message says why, and what to do.
+            BoxFailed: nowhere: the message says why, and what to do.
         """
         ...
 
@@ -133,11 +159,11 @@ class Box:
         """Why there is none although its policy allows one."""
         return self._shell.no_network
 
-    async def host_pid(self) -> int:
+    async def entrance(self) -> Entrance:
         """See Shell."""
         if not self.has_room:
             raise BoxFailed("the container has ended")
-        return await self._shell.host_pid()
+        return await self._shell.entrance()
 
     async def open(self) -> None:
         """Make it.

@@ -11,6 +11,8 @@ import asyncio
 import os
 from collections.abc import Sequence
 
+import msgspec
+
 from jitney.drivers.runtime.forking import visits
 from jitney.drivers.runtime.forking.scratch import remove_tree
 from jitney.drivers.runtime.kept.box import Box
@@ -39,17 +41,19 @@ class Volumes:
             MountFailed: one cannot be mounted there, or the box has ended.
         """
         try:
-            pid = await box.host_pid()
+            entrance = await box.entrance()
+            placed = [msgspec.structs.replace(one, target=entrance.place(one.target)) for one in mounts]
             stage = await asyncio.to_thread(self._make_folders, box, mounts)
         except (BoxFailed, OSError) as error:
             raise MountFailed(str(error)) from error
         await visits.attach(
-            pid,
+            entrance.pid,
+            own_root=entrance.own_root,
             folder=str(self._home.root),
             stage=stage,
             # The paths of layers are relative: options of mounts are short, and have letters with a meaning.
             mounts=[
-                render_mount(one, replaces=replaces, stage=stage, volumes="trees", uppers="uppers") for one in mounts
+                render_mount(one, replaces=replaces, stage=stage, volumes="trees", uppers="uppers") for one in placed
             ],
         )
 
@@ -64,8 +68,9 @@ class Volumes:
     async def detach(self, box: Box, mounts: Sequence[Mounted]) -> None:
         """Take them out again, once nobody uses them."""
         try:
-            pid = await box.host_pid()
-            await visits.attach(pid, folder="/", stage="/", leave=[one.target for one in mounts])
+            entrance = await box.entrance()
+            leave = [entrance.place(one.target) for one in mounts]
+            await visits.attach(entrance.pid, own_root=entrance.own_root, folder="/", stage="/", leave=leave)
         except (BoxFailed, MountFailed):
             box.kill()  # or it has ended: no other container may see what this one had
 

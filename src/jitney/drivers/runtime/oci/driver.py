@@ -15,6 +15,7 @@ import msgspec
 
 from jitney.drivers.runtime.forking.leftovers import MARKER_NAME, Leftovers
 from jitney.drivers.runtime.forking.marker import marker_of
+from jitney.drivers.runtime.kept.box import Entrance
 from jitney.drivers.runtime.kept.keeper import BoxFailed
 from jitney.drivers.runtime.kept.render import CONTROL, MEMORY_RESERVE, PIDS_MAX, BoxOrder
 from jitney.drivers.runtime.kept.runtime import KeptRuntime
@@ -141,7 +142,7 @@ class OciShell:
         if not self.ended.done():
             self.ended.set_result(f"{why}\n{said}".strip() if code else "")
 
-    async def host_pid(self) -> int:
+    async def entrance(self) -> Entrance:
         """See the protocol."""
         engine = await self._boxes.engine()
         why = render.no_mounts(engine, is_root=os.geteuid() == 0)
@@ -153,7 +154,7 @@ class OciShell:
             raise BoxFailed(str(error)) from error
         if not state.get("Pid"):
             raise BoxFailed("the container has ended")
-        return int(state["Pid"])
+        return Entrance(pid=int(state["Pid"]))
 
     def bound_cpu(self, cpu_milli: int | None) -> None:
         """See the protocol: each container has a control group."""
