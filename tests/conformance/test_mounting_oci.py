@@ -65,7 +65,8 @@ def test_a_box_has_volumes_for_one_container_at_a_time_and_then_for_the_next(ope
             await asyncio.gather(*map(stage.runtime.destroy, handles))
             await asyncio.wait([box.dead for box in boxes.values()], return_when=asyncio.FIRST_COMPLETED)
             assert len(stage.runtime.boxes()) == 1
-            elsewhere = stage.launch_mounted("print(os.listdir('/data/set'), os.path.exists('/other'))")
+            code = "print(os.listdir('/data/set'), os.path.exists('/other'))"
+            elsewhere = stage.launch_mounted(code, stage.mounted(2))  # of the same template
             elsewhere = msgspec.structs.replace(elsewhere, mounts=(stage.mounted(2, target="/other"),))
             assert await ran(actor, elsewhere) == ["[] True"]  # what the last one had is gone
 
