@@ -69,11 +69,21 @@ def test_a_network_is_that_of_the_namespace_that_runsc_is_started_in():
 
 
 def test_volumes_are_seen_by_links_where_nothing_else_is():
-    paths = ("/bin/models", "/data/set", "/proc/x", "/root", "/root/models", "/tmp/x", "/usr/models", "/weights")
+    paths = (
+        "/bin/models",
+        "/data/set",
+        "/data/set/sub",
+        "/proc/x",
+        "/root",
+        "/root/models",
+        "/tmp/x",
+        "/usr/models",
+        "/weights",
+    )
     made = msgspec.structs.replace(order(), volumes=paths, links=(("bin", "usr/bin"),))
     assert {path: place for path, place in render.render_places(made).items() if place} == {
         "/data/set": "/run/jitney/volumes/1",
-        "/weights": "/run/jitney/volumes/7",
+        "/weights": "/run/jitney/volumes/8",
     }
     assert "--dcache=0" in render.render_flags(ROOT, "/state", has_volumes=True)
     mounts = bundle(with_order=made)["mounts"]

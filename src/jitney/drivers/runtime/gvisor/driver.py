@@ -182,7 +182,7 @@ class GvisorShell:
             raise BoxFailed(NO_MOUNTS)
         if self._process is None or self.ended.done():
             raise BoxFailed("the container has ended")
-        for pid in procfs.tree(self._process.pid):
+        for pid in procfs.children(self._process.pid):
             if procfs.argv(pid)[:1] == [GOFER]:
                 return Entrance(pid=pid, own_root=True, places=render.render_places(self._order))
         raise BoxFailed("what serves files to the sandbox is not to be found: take another runsc")

@@ -7,6 +7,9 @@ next one comes no sooner than ten times as long after it: looking takes a tenth 
 A file that was removed while somebody has it open is in no folder, and takes as much room as before. So the descriptors
 of whoever is in the container are looked at too. What is held otherwise (by a mapping only, or on its way through a
 socket) is not seen.
+
+What it has written to volumes is on the same disk until it has ended. It counts as long as it is not committed: then it
+is the volume's, which has no limit of ours.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from jitney.drivers.runtime.forking import procfs
+from jitney.ports.mounting import COMMITTED
 
 DEFAULT_MIB = 512 * 1024  # without `ephemeral_disk`
 LOOK_S = 1.0
@@ -25,8 +29,11 @@ SHARE = 10
 DESCRIPTORS_MAX = 100_000  # of one container: more are not looked at
 
 
-def used_kib(folder: str, enough_kib: int) -> int:
-    """KiB on disk below `folder`, or some number above `enough_kib` as soon as that is passed. Blocks."""
+def used_kib(folder: str, enough_kib: int, since_ns: int = 0) -> int:
+    """KiB on disk below `folder`, or some number above `enough_kib` as soon as that is passed. Blocks.
+
+    `since_ns`: only of what has changed since.
+    """
     blocks = 0
     waiting = [folder]
     seen: set[int] = set()
@@ -44,10 +51,27 @@ def used_kib(folder: str, enough_kib: int) -> int:
                 if status.st_ino in seen:
                     continue
                 seen.add(status.st_ino)
-            blocks += status.st_blocks
+            if status.st_ctime_ns >= since_ns:
+                blocks += status.st_blocks
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(entry.path)
     return blocks // 2
+
+
+def uncommitted_kib(uppers: str, enough_kib: int) -> int:
+    """KiB of what a container has written to its volumes since they were committed last; as `used_kib`. Blocks."""
+    used = 0
+    try:
+        volumes = [entry.path for entry in os.scandir(uppers)]
+    except OSError:
+        return 0  # it has none that it may write to
+    for volume in volumes:
+        try:
+            since_ns = os.stat(os.path.join(volume, COMMITTED)).st_mtime_ns
+        except OSError:
+            since_ns = 0  # nothing was ever committed
+        used += used_kib(os.path.join(volume, "upper"), enough_kib - used, since_ns)
+    return used
 
 
 def removed_kib(pids: Iterable[int], in_memory: Collection[int]) -> int:
@@ -107,10 +131,12 @@ def _by_namespace() -> dict[int, list[int]]:
 
 
 class Watched:
-    """A container: its folder, its limit, and where its processes are."""
+    """A container: its folders, its limit, and where its processes are."""
 
-    def __init__(self, folder: str, limit_kib: int, pid: int) -> None:
+    def __init__(self, folder: str, limit_kib: int, pid: int, uppers: str = "") -> None:
         self.folder = folder
+        self.uppers = uppers
+        self.uncommitted_kib = 0  # of what it used, as it was looked at last
         self.limit_kib = limit_kib
         self.namespace = namespace_of(pid) if pid else 0
         self.in_memory = devices_in_memory(pid) if self.namespace else frozenset()
@@ -118,23 +144,28 @@ class Watched:
     def used_kib(self, processes: dict[int, list[int]]) -> int:
         """On disk, by files that can be found and files that cannot. Blocks."""
         used = used_kib(self.folder, self.limit_kib)
+        if used <= self.limit_kib and self.uppers:
+            self.uncommitted_kib = uncommitted_kib(self.uppers, self.limit_kib - used)
+            used += self.uncommitted_kib
         if used <= self.limit_kib and self.namespace:
             used += removed_kib(processes.get(self.namespace, ()), self.in_memory)
         return used
 
 
 class DiskWatch:
-    """Watches folders. `on_over(name, used_kib)` is called once, on the loop, for one that has passed its limit."""
+    """Watches folders. `on_over(name, used_kib, uncommitted_kib)` is called once, on the loop, for one that has passed
+    its limit; the second is what of it was written to volumes."""
 
-    def __init__(self, on_over: Callable[[str, int], None]) -> None:
+    def __init__(self, on_over: Callable[[str, int, int], None]) -> None:
         self._on_over = on_over
         self._watched: dict[str, Watched] = {}
         self._used: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def watch(self, name: str, folder: str, limit_kib: int, pid: int = 0) -> None:
-        """From now on; whoever is in the pid namespace of process `pid` is asked for open files."""
-        self._watched[name] = Watched(folder, limit_kib, pid)
+    def watch(self, name: str, folder: str, limit_kib: int, pid: int = 0, uppers: str = "") -> None:
+        """From now on; whoever is in the pid namespace of process `pid` is asked for open files. `uppers`: the folder
+        with what it writes to volumes."""
+        self._watched[name] = Watched(folder, limit_kib, pid, uppers)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._look())
 
@@ -159,7 +190,7 @@ class DiskWatch:
                     self._used[name] = used
                     if used > one.limit_kib:
                         del self._watched[name]
-                        self._on_over(name, used)
+                        self._on_over(name, used, one.uncommitted_kib)
             pause_s = max(LOOK_S, SHARE * (time.monotonic() - started_s))
         self._task = None
 

@@ -74,7 +74,7 @@ class NamespacesRuntime:
         self._home = home
         self._limiter = limiter
         self._network = network
-        self._containers = Containers(limiter)
+        self._containers = Containers(limiter, home.uppers)
         self._names_of_hubs = names(self._containers.on_refused)
         self._stock_min = stock_min
         self._machine = Machine()

@@ -8,6 +8,7 @@ import resource
 import signal
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 
 import msgspec
 
@@ -32,13 +33,14 @@ SAMPLE_S = 1.0
 
 
 class Containers:
-    """See the module. `living` has those that have not ended, by id."""
+    """See the module. `living` has those that have not ended, by id. `uppers`: where they write to volumes."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, uppers: Path) -> None:
         self.living: dict[str, Container] = {}
         self.ended: OrderedDict[str, Exit] = OrderedDict()
         self.commands = Commands()
         self._limiter = limiter
+        self._uppers = uppers
         self._by_inner: dict[tuple[str, int], Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._oom = OomCounter()
@@ -134,7 +136,8 @@ class Containers:
             container.output([note_line(container.id, text)])
         assert container.pod is not None
         folder = container.enclosure.folder_of(container.pod)
-        self._disk.watch(container.id, folder, disk_limit_kib(container.launch), container.pod.pid)
+        uppers = str(self._uppers / container.id) if container.launch.mounts else ""
+        self._disk.watch(container.id, folder, disk_limit_kib(container.launch), container.pod.pid, uppers)
         container.started.set_result(handle)
 
     async def _discard(self, container: Container) -> None:
@@ -206,11 +209,15 @@ class Containers:
 
     # -------------------------------------------------------------------------------------------- what befalls them
 
-    def _over_disk(self, container_id: str, used_kib: int) -> None:
+    def _over_disk(self, container_id: str, used_kib: int, uncommitted_kib: int) -> None:
         container = self.living.get(container_id)
         if container is not None and not container.is_ending:
             container.over_quota, container.over_kib = "disk", disk_limit_kib(container.launch)
-            text = f"it was ended: it has written {used_kib // 1024:,} MiB, over its ephemeral_disk"
+            where = f" ({uncommitted_kib // 1024:,} MiB to volumes, not committed yet)" if uncommitted_kib else ""
+            text = (
+                f"it was ended: it has written {used_kib // 1024:,} MiB{where}, over the "
+                f"{container.over_kib // 1024:,} MiB of its ephemeral_disk"
+            )
             container.output([note_line(container.id, text)])
             container.kill()
 
