@@ -17,7 +17,7 @@ import pytest
 
 from jitney.drivers.limits.cgroups import probe
 from jitney.drivers.limits.cgroups.driver import CgroupLimiter
-from jitney.testing.conformance.limits import FORKED, HELD_MIB, LimitsContract, Program
+from jitney.testing.conformance.limits import FORKED, HELD_MIB, ChangesContract, LimitsContract, Program
 
 OTHER_UID = 1_000_000
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
@@ -191,7 +191,7 @@ def _hide(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     monkeypatch.setattr(probe, "_try", seen)
 
 
-class TestCgroupLimits(LimitsContract):
+class TestCgroupLimits(LimitsContract, ChangesContract):
     @pytest.fixture(params=["as it is", "v1", "no cgroup.kill"])
     def make_stage(self, request, monkeypatch):
         if not sys.platform.startswith("linux"):

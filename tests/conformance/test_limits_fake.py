@@ -8,7 +8,7 @@ import pytest
 
 from jitney.drivers.limits.fake import FakeGroup, FakeLimiter, FakeMachine, FakeProcess
 from jitney.ports.limits import Bounds, LimitsFailed
-from jitney.testing.conformance.limits import FORKED, HELD_MIB, MIB, LimitsContract, Program
+from jitney.testing.conformance.limits import FORKED, HELD_MIB, MIB, ChangesContract, LimitsContract, Program
 
 
 class Inmate:
@@ -76,7 +76,7 @@ def _fork(group: FakeGroup, most: int) -> int:
     return most
 
 
-class TestFakeLimits(LimitsContract):
+class TestFakeLimits(LimitsContract, ChangesContract):
     @pytest.fixture
     def make_stage(self):
         @asynccontextmanager

@@ -85,8 +85,8 @@ Play = Callable[[Stage], Awaitable[None]]
 MakeStage = Callable[[], AbstractAsyncContextManager[Stage]]
 
 
-class LimitsContract:
-    """Subclass it, and give a fixture `make_stage`: what makes a stage, inside a running loop."""
+class Played:
+    """Runs tests on stages. Their module brings the fixture `make_stage`: what makes one, inside a running loop."""
 
     def play(self, make_stage: MakeStage, play: Play, *, needs: str = "") -> None:
         """Run one test on a driver that can do what it needs; nothing may be left behind."""
@@ -103,6 +103,10 @@ class LimitsContract:
                 assert stage.left_overs() == []
 
         asyncio.run(main())
+
+
+class LimitsContract(Played):
+    """What a group is when it is made; see `ChangesContract`."""
 
     # ------------------------------------------------------------------------------------------------ 1, making
 
@@ -355,6 +359,10 @@ class LimitsContract:
             assert await stage.limiter.reap() == 0
 
         self.play(make_stage, play)
+
+
+class ChangesContract(Played):
+    """Limits that change while somebody is inside."""
 
     # ------------------------------------------------------------------------------------------------ 10, raising
 

@@ -85,8 +85,8 @@ def render_places(order: BoxOrder) -> dict[str, str]:
     """Where each volume is mounted, by the path at which it is to be seen; '': it cannot be seen there.
 
     What is mounted into a sandbox from outside, while it runs, is seen in folders that it was made with. So a volume's
-    own path is a symbolic link to such a folder, in the sandbox's root; where a mount has that path there can be none, nor
-    in another volume.
+    own path is a symbolic link to such a folder, in the sandbox's root; where a mount has that path there can be none,
+    nor in another volume.
     """
     taken = [one.target for one in order.mounts] + [f"/{name}" for name in (*OPEN_FOLDERS, *SYSTEM_FOLDERS)]
     taken += [f"/{name}" for name, _ in order.links]
