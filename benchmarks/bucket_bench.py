@@ -30,8 +30,9 @@ from pathlib import Path
 
 from jitney.core.volumes import whole  # noqa: F401  (loaded before anything is timed)
 from jitney.drivers.buckets.fuse import FuseBuckets, driver, programs
-from jitney.drivers.contents.s3 import Fetcher, S3Contents, layout
-from jitney.drivers.contents.s3.bucket import Settings
+from jitney.drivers.contents.s3 import Fetcher, S3Contents
+from jitney.drivers.s3.address import Address
+from jitney.drivers.s3.bucket import Settings
 from jitney.testing.buckets import KEYS, s3_server
 from jitney.values.buckets import BucketMount
 
@@ -147,7 +148,7 @@ def mounts(options: argparse.Namespace, root: Path) -> None:
     if why := FuseBuckets(root, owner=0 if os.geteuid() == 0 else None).why_not():
         raise SystemExit(why)
     with a_bucket(options) as (endpoint, name, keys):
-        contents = layout.Address(name, "")
+        contents = Address(name, "")
         asyncio.run(fill(Settings(contents, endpoint, credentials=keys), size, options.files))
         bucket = BucketMount(path="/b", bucket=name, endpoint=endpoint)
         took: dict[str, dict[str, list[float]]] = {one: {} for one in found}
@@ -171,7 +172,8 @@ def mounts(options: argparse.Namespace, root: Path) -> None:
 
 
 async def fill(settings: Settings, size: int, files: int) -> None:
-    from jitney.drivers.contents.s3.bucket import Bucket, all_of
+    from jitney.drivers.s3.bucket import Bucket
+    from jitney.drivers.together import all_of
 
     bucket = Bucket(settings)
     await all_of([bucket.put(f"small/{one}", bytes(SMALL_BYTES)) for one in range(files)])
@@ -193,7 +195,7 @@ def transfers(options: argparse.Namespace, root: Path) -> None:
                 for at in range(0, size, MIB):
                     file.seek(at + 8)
                     file.write(number.to_bytes(8, "big"))
-            settings = Settings(layout.Address(name, f"round-{number}/"), endpoint, credentials=keys)
+            settings = Settings(Address(name, f"round-{number}/"), endpoint, credentials=keys)
             runs = {"contents": ours(settings, root / f"here-{number}", source, back), **ways}
             for one, (put, get) in runs.items():
                 back.unlink(missing_ok=True)

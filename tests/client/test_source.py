@@ -14,7 +14,7 @@ import pytest
 from jitney.client import source, tree
 from jitney.client.image import Image
 from jitney.client.source import Attachment, Entry, collect, entry_of, remote_path, ship
-from jitney.errors import InvalidError
+from jitney.errors import InvalidError, NotFoundError
 from jitney.wire.messages.images import SourceCreated, SourceMissingAnswer
 
 
@@ -356,6 +356,30 @@ def test_equal_contents_are_sent_once_and_batches_stay_small(tmp_path):
     asyncio.run(ship(server, collect(None, [Attachment("dir", str(tmp_path), "d")])))
     assert server.asked == ["source.missing", "source.put", "source.put", "source.create"]
     assert (len(server.created), len(server.has)) == (4, 3)
+
+
+def test_what_the_server_has_no_more_is_sent(tmp_path):
+    class Losing(Server):
+        """One that finds a content damaged, so often, as it makes the source."""
+
+        losses = 1
+
+        async def __call__(self, method, message):
+            if method.name == "source.create" and self.losses:
+                self.losses -= 1
+                self.has.clear()
+                self.asked.append("lost")
+                raise NotFoundError("1 of the contents of this source are not here")
+            return await super().__call__(method, message)
+
+    manifest = collect(None, [Attachment("file", str(write(tmp_path, a="1") / "a"), "a")])
+    server = Losing()
+    assert asyncio.run(ship(server, manifest)) == "so-" + "0" * 22
+    once = ["source.missing", "source.put"]
+    assert server.asked == [*once, "lost", *once, "source.create"]
+    server.losses = 2
+    with pytest.raises(NotFoundError):
+        asyncio.run(ship(server, manifest))
 
 
 def test_nothing_to_ship_asks_nothing():

@@ -1,5 +1,25 @@
-"""Assertions of the suites that drivers share say what they compared."""
+"""Assertions of the suites that drivers share say what they compared; and a server of buckets for some of them."""
 
 import pytest
 
 pytest.register_assert_rewrite("jitney.testing.conformance")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A server of buckets, with one bucket."""
+    from jitney.testing.buckets import s3_server
+
+    with s3_server() as found:
+        found.make_bucket("contents")
+        yield found
+
+
+@pytest.fixture
+def proxy(server):
+    """Between its clients and the server."""
+    from jitney.testing.buckets import FaultyProxy
+
+    found = FaultyProxy(server.url)
+    yield found
+    found.close()

@@ -6,11 +6,13 @@ import os
 import sys
 
 import pytest
+from tests.conformance.s3_buckets import open_bucket, settings, spoil
 
 from jitney.core.volumes import whole
 from jitney.drivers.contents.s3 import S3Contents, layout
-from jitney.drivers.contents.s3.bucket import Bucket, Settings, judge
 from jitney.drivers.contents.s3.fetching import Fetcher
+from jitney.drivers.s3.address import Address, parse
+from jitney.drivers.s3.bucket import judge
 from jitney.errors import (
     BucketAccessError,
     BucketError,
@@ -22,42 +24,13 @@ from jitney.errors import (
     UnsupportedError,
 )
 from jitney.ports.contents import Stored
-from jitney.testing.buckets import KEYS, PASS, Fault, FaultyProxy, s3_server
+from jitney.testing.buckets import KEYS, PASS, Fault, s3_server
 from jitney.testing.conformance.contents import NAME, WORKSPACE, ContentsOnDiskContract, parts, sample
 from jitney.testing.conformance.running import Running
 from jitney.values.volumes import BLOCK_BYTES
 
 pytest.importorskip("obstore", reason="needs the extra s3")
 pytest.importorskip("moto", reason="needs moto, of the extra dev")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with s3_server() as found:
-        found.make_bucket("contents")
-        yield found
-
-
-@pytest.fixture
-def proxy(server):
-    found = FaultyProxy(server.url)
-    yield found
-    found.close()
-
-
-async def no_pause(pause_s):
-    await asyncio.sleep(0)
-
-
-def settings(url, prefix="t", bucket="contents", **more):
-    return Settings(layout.Address(bucket, f"{prefix}/"), url, credentials=KEYS, **more)
-
-
-def open_bucket(url, prefix="t", *, tries=5, bucket="contents", credentials=KEYS, **more):
-    """One that does not wait between its tries, and gives up after some: each look at the clock is a second later."""
-    ticks = iter(range(10_000))
-    given = settings(url, prefix, bucket, patience_s=tries - 1, **more)._replace(credentials=credentials)
-    return Bucket(given, pause=no_pause, clock=lambda: next(ticks))
 
 
 class TestS3Contents(ContentsOnDiskContract):
@@ -136,17 +109,13 @@ class TestFailures(Running):
         prefix = f"f-{os.urandom(6).hex()}"
         return S3Contents(open_bucket(proxy.url, prefix, answer_s=20, tries=20), tmp_path, owner="us")
 
-    def spoil(self, proxy, faults, method="", part=""):
-        left = list(faults)
-        proxy.plan = lambda m, p: left.pop(0) if left and m.startswith(method) and part in p else PASS
-
     @pytest.mark.parametrize("fault", [
         Fault(500), Fault(503, "SlowDown"), Fault(429, "TooManyRequests"), Fault(500, after=True),
     ])  # fmt: skip
     def test_what_fails_for_a_moment_is_asked_again(self, contents, proxy, run, fault):
         data, content = sample(BLOCK_BYTES + 9)
         for method in ("PUT", "GET", "HEAD"):
-            self.spoil(proxy, [fault] * 3, method)
+            spoil(proxy, [fault] * 3, method)
             run(contents.begin(WORKSPACE, content, {}))
             run(contents.put(WORKSPACE, parts(data, content)))
             assert run(contents.read(WORKSPACE, content.digest, 0, content.size)) == data
@@ -156,10 +125,10 @@ class TestFailures(Running):
         data, content = sample(BLOCK_BYTES + 9)
         run(contents.begin(WORKSPACE, content, {}))
         run(contents.put(WORKSPACE, parts(data, content)))
-        self.spoil(proxy, [Fault(cut=cut)] * 2, "GET", "/blocks/")
+        spoil(proxy, [Fault(cut=cut)] * 2, "GET", "/blocks/")
         assert run(contents.read(WORKSPACE, content.digest, 0, content.size)) == data
         fetcher = Fetcher(contents._bucket, tmp_path / "here", WORKSPACE)
-        self.spoil(proxy, [Fault(cut=cut)] * 2, "GET", "/blocks/")
+        spoil(proxy, [Fault(cut=cut)] * 2, "GET", "/blocks/")
         run(fetcher.fetch([content.digest]))
         assert fetcher.path(content.digest).read_bytes() == data
 
@@ -212,7 +181,7 @@ class TestFailures(Running):
     ])  # fmt: skip
     def test_what_is_wrong_for_good_is_told_at_once(self, contents, proxy, run, status, code, kind, caplog):
         data, content = sample(5)
-        self.spoil(proxy, [Fault(status, code)] * 9, "PUT")
+        spoil(proxy, [Fault(status, code)] * 9, "PUT")
         with caplog.at_level(logging.DEBUG), pytest.raises(kind) as caught:
             run(contents.put(WORKSPACE, parts(data, content)))
         assert code in str(caught.value)
@@ -266,7 +235,7 @@ def test_wrong_credentials(tmp_path):
 def test_no_credentials():
     """The machine was asked for those of its role, and has none."""
     error = RuntimeError("Error performing PUT http://169.254.169.254/latest/api/token: status code: 403 Forbidden")
-    judged = judge(error, layout.Address("b", ""))
+    judged = judge(error, Address("b", ""))
     assert isinstance(judged, BucketAccessError)
     assert "AWS_ACCESS_KEY_ID" in str(judged)
 
@@ -282,10 +251,10 @@ def test_without_the_library_the_extra_is_named(monkeypatch, tmp_path):
 )
 def test_what_is_no_address(address):
     with pytest.raises(InvalidError):
-        layout.parse(address)
+        parse(address)
 
 
 def test_addresses():
-    assert layout.parse("s3://bucket") == ("bucket", "")
-    assert str(layout.parse("s3://bucket//a/b/")) == "s3://bucket/a/b"
+    assert parse("s3://bucket") == ("bucket", "")
+    assert str(parse("s3://bucket//a/b/")) == "s3://bucket/a/b"
     assert "secret" not in repr(settings("http://127.0.0.1:1"))

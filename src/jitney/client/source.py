@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 from jitney.client.ignore import NOT_PYTHON, Ignore, ignore_of
 from jitney.client.tree import LocalFile, check_limits, content, digest, look_at, walk
-from jitney.errors import InvalidError
+from jitney.errors import InvalidError, NotFoundError
 from jitney.wire.messages.images import SourceCreate, SourceCreated, SourceFile, SourceMissing, SourcePut
 from jitney.wire.methods import SOURCE_CREATE, SOURCE_MISSING, SOURCE_PUT, Method
 
 BATCH_BYTES_MAX = 15 * 1024 * 1024
 BATCH_FILES_MAX = 2_000
+TRIES = 2
 IMPORT_ROOT = "/root"
 
 Request = Callable[[Method[Any, Any], Any], Awaitable[Any]]
@@ -172,6 +173,8 @@ def collect(
 async def ship(request: Request, manifest: Manifest) -> str:
     """Hand a source to the server and give its id ('so-…'): two round trips, and one per 15 MiB that it lacks.
 
+    A content that the server had when it was asked, and has no more (it was found damaged, or swept), is sent then.
+
     Args:
         request: asks the server one method, `await request(SOURCE_CREATE, SourceCreate(...))`.
         manifest: what to ship; with no files the id is '' and nothing is asked.
@@ -183,12 +186,20 @@ async def ship(request: Request, manifest: Manifest) -> str:
 
     if not manifest.files:
         return ""
-    answer = await request(SOURCE_MISSING, SourceMissing(digests=manifest.digests))
-    for batch in manifest.batches(answer.missing):
-        contents = await asyncio.to_thread(manifest.read_all, batch)
-        await request(SOURCE_PUT, SourcePut(contents=contents))
-    created: SourceCreated = await request(SOURCE_CREATE, SourceCreate(files=manifest.files))
-    return created.source_id
+    tries = TRIES
+    while True:
+        answer = await request(SOURCE_MISSING, SourceMissing(digests=manifest.digests))
+        for batch in manifest.batches(answer.missing):
+            contents = await asyncio.to_thread(manifest.read_all, batch)
+            await request(SOURCE_PUT, SourcePut(contents=contents))
+        try:
+            created: SourceCreated = await request(SOURCE_CREATE, SourceCreate(files=manifest.files))
+        except NotFoundError:
+            tries -= 1
+            if not tries:
+                raise
+        else:
+            return created.source_id
 
 
 def remote_path(remote: str, *, default: str = "") -> str:

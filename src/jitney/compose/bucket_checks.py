@@ -1,4 +1,5 @@
-"""What `jitney doctor` says of buckets: the one that files of volumes are in, and what mounts others for containers."""
+"""What `jitney doctor` says of buckets: the one that files of volumes and sources are in, and what mounts others for
+containers."""
 
 from __future__ import annotations
 
@@ -13,16 +14,18 @@ from jitney.wire.home import Home
 
 
 def contents(home: Home, config: Config) -> Finding:
-    """Where files of volumes are, and whether that answers."""
+    """Where files of volumes and shipped sources are, and whether that answers."""
     where = config.server.contents
     if not buckets.is_bucket(where):
-        return ok("contents", f"files of volumes are in {home.volumes}")
+        return ok("contents", f"files of volumes are in {home.volumes}, shipped sources in {home.files}")
     try:
         buckets.look(config.server, os.environ)
     except JitneyError as problem:
-        return error("contents", f"files of volumes are in {where}", problem.message, fix=problem.hint)
+        return error(
+            "contents", f"files of volumes and shipped sources are in {where}", problem.message, fix=problem.hint
+        )
     at = config.server.contents_endpoint or "AWS"
-    return ok("contents", f"files of volumes are in {where} ({at}), which answers")
+    return ok("contents", f"files of volumes and shipped sources are in {where} ({at}), which answers")
 
 
 def mounter(home: Home, config: Config) -> Finding:

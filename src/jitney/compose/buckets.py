@@ -1,8 +1,11 @@
-"""The bucket that files of volumes are kept in, as it is configured: read where it is used, and nowhere written."""
+"""The bucket that files of volumes, and contents of shipped sources, are kept in, as it is configured: read where it is
+used, and nowhere written."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +17,7 @@ from jitney.errors import InvalidError
 
 if TYPE_CHECKING:
     from jitney.compose.config import ServerConfig
-    from jitney.drivers.contents.s3 import Settings
+    from jitney.drivers.s3.bucket import Settings
 
 LOCAL = "localdir"
 SCHEME = "s3://"
@@ -28,9 +31,9 @@ VARIABLES = (
 
 # What the options say of themselves.
 CONTENTS = (
-    "Where files of volumes are kept: `localdir`, in the server's folder; or `s3://bucket/prefix`, a bucket "
-    "(`pip install 'jitney[s3]'`) whose prefix is for this server alone. Files do not move from one to the other: set "
-    "it before there are volumes."
+    "Where files of volumes and shipped sources are kept: `localdir`, in the server's folder; or "
+    "`s3://bucket/prefix`, a bucket (`pip install 'jitney[s3]'`) whose prefix is for this server alone. Files do not "
+    "move from one to the other: set it before there are volumes."
 )
 ENDPOINT = "Address of the bucket's server, such as `https://s3.example.org`. Empty is AWS."
 REGION = "Region of the bucket. Empty is AWS_REGION of the environment, or `us-east-1`."
@@ -46,7 +49,7 @@ PROGRAM = (
 
 
 def is_bucket(contents: str) -> bool:
-    """Whether files of volumes are in a bucket."""
+    """Whether files of volumes and sources are in a bucket."""
     return contents.startswith(SCHEME)
 
 
@@ -54,10 +57,10 @@ def problems(contents: str, endpoint: str) -> list[tuple[str, str]]:
     """What is wrong with settings: (name, message)."""
     found = []
     if is_bucket(contents):
-        from jitney.drivers.contents.s3 import layout
+        from jitney.drivers.s3 import address
 
         try:
-            layout.parse(contents)
+            address.parse(contents)
         except InvalidError as error:
             found.append(("contents", f"contents = {contents!r}: {error}"))
     elif contents != LOCAL:
@@ -75,13 +78,14 @@ def settings(config: ServerConfig, environ: Mapping[str, str]) -> Settings:
     Raises:
         InvalidError: the file of credentials cannot be used.
     """
-    from jitney.drivers.contents.s3 import Settings, layout
+    from jitney.drivers.s3 import address
+    from jitney.drivers.s3.bucket import Settings
 
     credentials = {name: environ[name] for name in VARIABLES if environ.get(name)}
     if config.contents_credentials:
         credentials = read_credentials(Path(config.contents_credentials).expanduser())
     return Settings(
-        layout.parse(config.contents), config.contents_endpoint, config.contents_region, credentials=credentials
+        address.parse(config.contents), config.contents_endpoint, config.contents_region, credentials=credentials
     )
 
 
@@ -105,6 +109,15 @@ def read_credentials(path: Path) -> dict[str, str]:
         if not found.get(name):
             raise InvalidError(f"contents_credentials: {path} has no {name}", hint=f"write a line {name}=...")
     return found
+
+
+def near(folder: Path, config: ServerConfig) -> Path:
+    """Where contents of this bucket are near: what was near of another one is of no use, and goes."""
+    name = hashlib.sha256(f"{config.contents_endpoint} {config.contents.rstrip('/')}".encode()).hexdigest()[:12]
+    for other in folder.glob("*"):
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder / name
 
 
 def owner(path: Path) -> str:
@@ -132,7 +145,7 @@ def look(config: ServerConfig, environ: Mapping[str, str]) -> str:
     """
     import asyncio
 
-    from jitney.drivers.contents.s3.bucket import Bucket
+    from jitney.drivers.s3.bucket import Bucket
 
     async def ask() -> list[str]:
         return await Bucket(settings(config, environ)._replace(patience_s=3.0, answer_s=5.0)).folders()

@@ -8,7 +8,9 @@ The contract, for every driver:
     again does nothing.
  3. What is read is what was put: a content that no longer has its digest is removed and counts as missing.
  4. `place` gives a file of its own: changing it changes no other.
- 5. StorageFullError: the disk is full, and nothing of this `put` can be relied on. Putting again is right.
+ 5. StorageFullError: the disk, or the bucket, is full, and nothing of this `put` can be relied on. Putting again is
+    right.
+ 6. A content is as old as its last `put`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from jitney.errors import InvalidError
+from jitney.errors import InvalidError, NotFoundError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -49,8 +51,13 @@ class BlobStore(Protocol):
     async def remove(self, digests: Sequence[str]) -> None:
         """Drop contents; those that are not here are passed over."""
 
-    async def digests(self) -> list[str]:
-        """All that are here, sorted."""
+    async def old(self, before_ms: int) -> list[str]:
+        """Those that were put before, and not again since: sorted."""
+
+
+def not_here(digest: str) -> NotFoundError:
+    """The error for a content that is not there."""
+    return NotFoundError(f"the content {digest} is not on this server", hint="send it again")
 
 
 def check_digest(digest: str) -> str:

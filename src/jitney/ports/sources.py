@@ -37,6 +37,7 @@ class SourceStore(Protocol):
             UnsupportedError: an absolute path outside `/root`.
             NotFoundError: a content is missing.
             StorageFullError: the disk is full.
+            BucketError: the contents are in a bucket, and it cannot be used.
         """
 
     async def path(self, source_id: str) -> Path | None:
@@ -47,8 +48,9 @@ class SourceStore(Protocol):
         """
 
     async def sweep(self, keep: AbstractSet[str], before_ms: int) -> int:
-        """Remove sources that are not in `keep` and were made before: how many.
+        """Remove sources that are not in `keep` and were made before, or created again: how many.
 
-        Contents that only they referred to go too. A client that was told then that these are not missing gets
-        NotFoundError from `create`, and asks again.
+        Contents that no source has, and that were put before, go too: at once where a source was removed, and within a
+        day where they never were in one. Contents of a source that is being made stay. A client that was told before
+        that these are not missing gets NotFoundError from `create`, and asks again.
         """

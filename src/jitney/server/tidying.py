@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 
+from jitney.errors import JitneyError
 from jitney.ports.logs import LogStore
 from jitney.ports.sources import SourceStore
 from jitney.ports.store import Store
@@ -14,6 +16,8 @@ from jitney.server.apps import Apps
 from jitney.server.fleet import Fleet
 from jitney.values.calls import OUTPUT_TTL_MS
 from jitney.wire.home import Home
+
+log = logging.getLogger("jitney.tidying")
 
 SWEEP_S = 60.0
 FORGET_MS = 30 * 24 * 3_600_000  # ended calls and containers are listed this long
@@ -34,26 +38,31 @@ class Tidying:
         self._apps = apps
 
     async def run(self) -> None:
-        """Sweep every minute, until cancelled."""
+        """Sweep every minute, until cancelled. A store, disk or bucket that fails is asked again."""
         while True:
-            now_ms = self._fleet.wall_ms()
-            dropped = await self._store.calls.expire(now_ms - OUTPUT_TTL_MS)
-            forgotten = await self._store.calls.forget(now_ms - FORGET_MS)
-            await self._store.containers.forget(now_ms - FORGET_MS)
-            for name in [*dropped.files, *forgotten.files]:
-                if "/" not in name and not name.startswith("."):
-                    (self._home.blobs / name).unlink(missing_ok=True)
-            segments.sweep(str(self._home.segments), time.time())
-            await self._sweep_files(now_ms - FORGET_MS)
+            try:
+                await self._sweep(self._fleet.wall_ms())
+            except (JitneyError, OSError) as error:
+                log.error("not all was swept: %s", error)
             await asyncio.sleep(SWEEP_S)
+
+    async def _sweep(self, now_ms: int) -> None:
+        dropped = await self._store.calls.expire(now_ms - OUTPUT_TTL_MS)
+        forgotten = await self._store.calls.forget(now_ms - FORGET_MS)
+        await self._store.containers.forget(now_ms - FORGET_MS)
+        for name in [*dropped.files, *forgotten.files]:
+            if "/" not in name and not name.startswith("."):
+                (self._home.blobs / name).unlink(missing_ok=True)
+        segments.sweep(str(self._home.segments), time.time())
+        await self._sweep_files(now_ms - FORGET_MS)
 
     async def _sweep_files(self, before_ms: int) -> None:
         """Sources and logs of apps that nobody lists any more."""
         apps = {record.app_id for record in await self._store.apps.recent(limit=100_000)}
         await self._logs.sweep(apps | set(self._apps.running), before_ms)
         used = {pool.spec.source_id for pool in self._fleet.router.pools.values()}
-        await self._sources.sweep(used, before_ms)
         await asyncio.to_thread(_drop_old, self._home.blobs, time.time() - VALUES_KEPT_S)
+        await self._sources.sweep(used, before_ms)  # last: a bucket may fail
 
 
 def _drop_old(blobs: Path, before_s: float) -> None:

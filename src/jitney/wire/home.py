@@ -5,7 +5,7 @@
       server.json      how to reach the server that runs now (ServerInfo), written when it is ready
       lock             held by the server while it runs: a second one refuses
       secrets.key      the key that secrets in the store are encrypted with, 0600
-      bucket.owner     the id of this folder, where files of volumes are in a bucket
+      bucket.owner     the id of this folder, where files of volumes and sources are in a bucket
       store.sqlite     apps, calls, containers
       blobs/           payloads of durable calls; sources/: shipped files; images/: environments
       logs/            output of containers, a file per app; server.log, worker.log: ours
@@ -52,6 +52,7 @@ class Home:
         self.store = root / "store.sqlite"
         self.blobs = root / "blobs"
         self.files = root / "files"  # contents of sources by sha256
+        self.near = root / "near"  # those that were used last, where they are in a bucket
         self.sources = root / "sources"
         self.images = root / "images"
         self.logs = root / "logs"

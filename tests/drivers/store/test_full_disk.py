@@ -120,7 +120,7 @@ def test_blobs_on_a_full_disk_are_whole_or_not_there(small_disk):
         kept = await blobs.put([b"kept"])
         with pytest.raises(StorageFullError):
             await blobs.put([bytes([n]) * 1024 * 1024 for n in range(20)])
-        assert await blobs.digests() == kept
+        assert await blobs.missing(kept) == []
         assert [path.name for path in (small_disk / "blobs").iterdir()] == kept
         await blobs.put([b"room again"])
 

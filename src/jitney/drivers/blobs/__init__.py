@@ -1,1 +1,1 @@
-"""Drivers of ports.blobs."""
+"""Drivers of ports.blobs; and `cached`, which has one of them near another."""

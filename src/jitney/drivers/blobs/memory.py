@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jitney.errors import NotFoundError
-from jitney.ports.blobs import check_digest
+from jitney.ports.blobs import check_digest, not_here
 
 
 class MemoryBlobs:
     """`ports.blobs.BlobStore` that forgets all at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, now_ms: Callable[[], int] = lambda: 0) -> None:
         self._contents: dict[str, bytes] = {}
+        self._put_ms: dict[str, int] = {}
+        self._now_ms = now_ms
 
     async def missing(self, digests: Sequence[str]) -> list[str]:
         return [d for d in dict.fromkeys(check_digest(digest) for digest in digests) if d not in self._contents]
@@ -23,12 +24,13 @@ class MemoryBlobs:
     async def put(self, contents: Sequence[bytes]) -> list[str]:
         digests = [hashlib.sha256(content).hexdigest() for content in contents]
         self._contents.update(zip(digests, contents, strict=True))
+        self._put_ms.update(dict.fromkeys(digests, self._now_ms()))
         return digests
 
     async def read(self, digest: str) -> bytes:
         content = self._contents.get(check_digest(digest))
         if content is None:
-            raise NotFoundError(f"the content {digest} is not on this server", hint="send it again")
+            raise not_here(digest)
         return content
 
     async def place(self, digest: str, target: Path, *, executable: bool = False) -> None:
@@ -39,8 +41,8 @@ class MemoryBlobs:
         for digest in digests:
             self._contents.pop(check_digest(digest), None)
 
-    async def digests(self) -> list[str]:
-        return sorted(self._contents)
+    async def old(self, before_ms: int) -> list[str]:
+        return sorted(digest for digest in self._contents if self._put_ms[digest] < before_ms)
 
 
 def _write(target: Path, content: bytes, mode: int) -> None:

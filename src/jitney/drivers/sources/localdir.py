@@ -4,28 +4,36 @@ Beside each tree `<id>` its manifest `<id>.json` is kept, synced. The tree itsel
 commit of the file system for each file, of every source, against a loss of power that a later look can notice. So the
 first time that a process asks for a source, its files are compared with the manifest by size, and a tree that does not
 fit is built anew from its contents, which are synced.
+
+Contents are collected: those that are old, and that no manifest names. Those of a source that is being made stay, and
+who begins to make one while its contents may be going waits until it is known whether they do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
 from jitney.core import sources
-from jitney.errors import NotFoundError, StorageError, StorageFullError
+from jitney.drivers.disk import explain
+from jitney.drivers.together import all_of
+from jitney.errors import NotFoundError, StorageCorruptError
 from jitney.ports.blobs import BlobStore
 from jitney.values import ids
 from jitney.values.sources import SourceFile
 
 PARTIAL = ".partial-"
+PLACED_AT_ONCE = 16  # files of one source
+COLLECT_EVERY_MS = 24 * 3_600_000  # when no source was dropped: what was put, and not made into one, is rare
 
 
 class _Manifest(msgspec.Struct, frozen=True):
@@ -43,6 +51,11 @@ class LocalSources:
         self._blobs = blobs
         self._whole: set[str] = set()  # looked at, or made, by this process
         self._locks: dict[str, asyncio.Lock] = {}
+        self._making: Counter[str] = Counter()  # contents of sources that are being made
+        self._leaving: frozenset[str] = frozenset()  # contents that may be going
+        self._left = asyncio.Event()  # of those: it is known
+        self._collecting = asyncio.Lock()
+        self._collected_ms = 0  # what was put before then, at the last try
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in folder.glob(f"{PARTIAL}*"):  # by a server that was killed
             _remove(left)
@@ -57,7 +70,7 @@ class LocalSources:
         tree = sources.manifest(files)
         source_id = sources.source_id(tree)
         async with self._lock(source_id):
-            if not await self._is_whole(source_id):
+            if not (await self._is_whole(source_id) and await asyncio.to_thread(self._renew, source_id)):
                 await self._build(source_id, tree)
         return source_id
 
@@ -78,21 +91,56 @@ class LocalSources:
     async def sweep(self, keep: AbstractSet[str], before_ms: int) -> int:
         ours = await asyncio.to_thread(lambda: sorted(path.stem for path in self._folder.glob("so-*.json")))
         removed = 0
-        referred: set[str] = set()
-        dropped: set[str] = set()
         for source_id in ours:
             async with self._lock(source_id):
-                manifest = await asyncio.to_thread(self._read, source_id)
-                digests = {file.digest for file in manifest.files} if manifest else set()
                 if source_id in keep or await asyncio.to_thread(self._made_ms, source_id) >= before_ms:
-                    referred |= digests
                     continue
                 self._whole.discard(source_id)
                 await asyncio.to_thread(self._remove, source_id)
-                dropped |= digests
                 removed += 1
-        await self._blobs.remove(sorted(dropped - referred))
+        if removed or before_ms - self._collected_ms >= COLLECT_EVERY_MS:
+            async with self._collecting:
+                await self._collect(before_ms)
         return removed
+
+    async def _collect(self, before_ms: int) -> None:
+        """Remove contents that were put before, and that no source has. See the module."""
+        self._collected_ms = before_ms
+        old = await self._blobs.old(before_ms)
+        self._leaving, self._left = frozenset(old) - self._making.keys(), asyncio.Event()
+        try:
+            referred = await asyncio.to_thread(self._referred)
+            await self._blobs.remove(sorted(self._leaving - referred))
+        finally:
+            self._leaving = frozenset()
+            self._left.set()
+
+    def _referred(self) -> set[str]:
+        """Contents of all sources. One that cannot be read ends this: what it has would count as nobody's."""
+        found: set[str] = set()
+        for path in self._folder.glob("so-*.json"):
+            try:
+                manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
+            except OSError as error:
+                raise explain(error, path) from None
+            except msgspec.MsgspecError:
+                raise StorageCorruptError(
+                    f"{path} is damaged, so it is not known which contents are used", hint="remove it"
+                ) from None
+            found.update(file.digest for file in manifest.files)
+        return found
+
+    @asynccontextmanager
+    async def _made_of(self, digests: AbstractSet[str]) -> AsyncIterator[None]:
+        """Keep contents from going."""
+        while not self._leaving.isdisjoint(digests):
+            await self._left.wait()
+        self._making.update(digests)
+        try:
+            yield
+        finally:
+            self._making.subtract(digests)
+            self._making = +self._making
 
     def _lock(self, source_id: str) -> asyncio.Lock:
         return self._locks.setdefault(source_id, asyncio.Lock())
@@ -103,6 +151,10 @@ class LocalSources:
         return source_id in self._whole
 
     async def _build(self, source_id: str, tree: Sequence[SourceFile]) -> None:
+        async with self._made_of({file.digest for file in tree}):
+            await self._build_of(source_id, tree)
+
+    async def _build_of(self, source_id: str, tree: Sequence[SourceFile]) -> None:
         lost = await self._blobs.missing([file.digest for file in tree])
         if lost:
             raise NotFoundError(f"{len(lost):,} of the contents of this source are not here", hint="send them first")
@@ -110,11 +162,16 @@ class LocalSources:
         try:
             folders = {os.path.dirname(file.path) for file in tree}
             await asyncio.to_thread(_make_folders, partial, folders)
-            for file in tree:
-                await self._blobs.place(file.digest, partial / file.path, executable=file.executable)
+            for at in range(0, len(tree), PLACED_AT_ONCE):
+                await all_of(
+                    [
+                        self._blobs.place(file.digest, partial / file.path, executable=file.executable)
+                        for file in tree[at : at + PLACED_AT_ONCE]
+                    ]
+                )
             await asyncio.to_thread(self._publish, source_id, tuple(tree), partial)
         except OSError as error:
-            raise _explain(error, self._folder) from None
+            raise explain(error, self._folder) from None
         finally:
             await asyncio.to_thread(_remove, partial)
         self._whole.add(source_id)
@@ -138,6 +195,14 @@ class LocalSources:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def _renew(self, source_id: str) -> bool:
+        """Make a source as new as one that is made now: whether it is there."""
+        try:
+            os.utime(self._manifest_path(source_id))
+        except OSError:
+            return False
+        return True
 
     def _fits(self, source_id: str) -> bool:
         manifest = self._read(source_id)
@@ -182,9 +247,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _explain(error: OSError, folder: Path) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFullError(f"the disk of {folder} is full", hint="free some space, then try again")
-    return StorageError(f"{folder}: {error.strerror or error}", hint="check the disk and the folder's permissions")

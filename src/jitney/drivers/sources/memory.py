@@ -41,7 +41,8 @@ class MemorySources:
 
     async def sweep(self, keep: AbstractSet[str], before_ms: int) -> int:
         gone = [source_id for source_id in self.trees if source_id not in keep and before_ms > 0]
-        dropped = {file.digest for source_id in gone for file in self.trees.pop(source_id)}
+        for source_id in gone:
+            del self.trees[source_id]
         kept = {file.digest for tree in self.trees.values() for file in tree}
-        await self._blobs.remove(sorted(dropped - kept))
+        await self._blobs.remove(sorted(set(await self._blobs.old(before_ms)) - kept))
         return len(gone)

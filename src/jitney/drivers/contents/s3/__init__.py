@@ -3,8 +3,8 @@
 How objects are named: `layout`. A block is an object, so what arrives in parts is there in parts, may be gone on with
 by anybody, and has no limit of its size; the list of a content's blocks is put last, and makes it whole.
 
-Two servers would remove what the other has: so the first takes the prefix for its own, and others are refused. Beside
-the bucket is a folder of this machine (`place`), for files that are placed here to be adopted.
+The prefix is for one server alone: `s3.owner`. Beside the bucket is a folder of this machine (`place`), for files that
+are placed here to be adopted.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 
 from jitney.core import volumes
 from jitney.drivers.contents.s3 import layout
-from jitney.drivers.contents.s3.bucket import AT_ONCE, Bucket, Item, Missing, all_of
-from jitney.drivers.contents.s3.bucket import Settings as Settings
 from jitney.drivers.contents.s3.fetching import Fetcher as Fetcher
-from jitney.drivers.contents.s3.place import Place, explain, read_block, read_content
+from jitney.drivers.contents.s3.place import Place, read_block, read_content
 from jitney.drivers.contents.s3.reading import Reader
 from jitney.drivers.contents.s3.usage import Usage
-from jitney.errors import BucketError, InvalidError, NotFoundError
+from jitney.drivers.disk import explain
+from jitney.drivers.s3.bucket import AT_ONCE, Bucket, Item, Missing, Settings
+from jitney.drivers.s3.owner import Owner
+from jitney.drivers.together import all_of
+from jitney.errors import InvalidError, NotFoundError
 from jitney.ports.contents import Block, Part, Stored, check_digest, check_incoming, check_workspace
 from jitney.values.volumes import BLOCK_BYTES, Content
-
-OWNER = "owner"
 
 
 class _Begun:
@@ -68,9 +68,7 @@ class S3Contents:
         self._usage = Usage(self._bucket, now_ms, self._reader.forget)
         self._root = folder
         self._place = Place(folder)
-        self._owner = owner
-        self._owning = asyncio.Lock()
-        self._is_ours = not owner
+        self._owner = Owner(self._bucket, owner)
         self._now_ms = now_ms
         self._begun: dict[Stored, _Begun] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -78,28 +76,12 @@ class S3Contents:
     def folder(self, workspace: str) -> Path:
         return self._place.folder(workspace)
 
-    async def _own(self) -> None:
-        """See to it that the prefix is ours.
-
-        Raises:
-            BucketError: it is another server's.
-        """
-        if self._is_ours:
-            return
-        async with self._owning:
-            if not await self._bucket.create(OWNER, self._owner.encode()):
-                raise BucketError(
-                    f"{self._bucket.address} holds the files of another server",
-                    hint=f"give this one a prefix of its own; or, if the other is gone, remove its object {OWNER!r}",
-                )
-            self._is_ours = True
-
     # ------------------------------------------------------------------------------------------- asking
 
     async def absent(self, workspace: str, digests: Sequence[str]) -> list[str]:
         check_workspace(workspace)
         asked = [Stored(workspace, check_digest(digest)) for digest in dict.fromkeys(digests)]
-        await self._own()
+        await self._owner.check()
         there = await all_of([self._usage.use(one) for one in asked])
         return [one.digest for one, is_there in zip(asked, there, strict=True) if not is_there]
 
@@ -107,14 +89,14 @@ class S3Contents:
         one = Stored(check_workspace(workspace), check_digest(digest))
         if offset < 0 or length < 0:
             raise InvalidError("offset and length must not be below zero")
-        await self._own()
+        await self._owner.check()
         return await self._reader.read(one, offset, length)
 
     # ------------------------------------------------------------------------------------------- block by block
 
     async def begin(self, workspace: str, content: Content, known: Mapping[bytes, Block]) -> list[int]:
         one = Stored(check_workspace(workspace), check_digest(volumes.check_content(content).digest))
-        await self._own()
+        await self._owner.check()
         if await self._usage.use(one):
             return []
         begun = await self._begin(one, content)
@@ -172,7 +154,7 @@ class S3Contents:
         check_workspace(workspace)
         for part in parts:
             check_digest(part.digest)
-        await self._own()
+        await self._owner.check()
         for at in range(0, len(parts), AT_ONCE * 4):
             await all_of([self._put(Stored(workspace, part.digest), part) for part in parts[at : at + AT_ONCE * 4]])
 
@@ -224,7 +206,7 @@ class S3Contents:
     async def adopt(self, workspace: str, name: str, size: int) -> Content:
         check_workspace(workspace)
         check_incoming(name)
-        await self._own()
+        await self._owner.check()
         try:
             file = await asyncio.to_thread(self._place.open_incoming, workspace, name, size)
             try:
@@ -267,7 +249,7 @@ class S3Contents:
     # ------------------------------------------------------------------------------------------- collecting
 
     async def old(self, before_ms: int, *, after: Stored | None = None, limit: int = 1_000) -> list[Stored]:
-        await self._own()
+        await self._owner.check()
         found: list[Stored] = []
         for workspace in await self._bucket.folders():
             if after is not None and workspace < after.workspace:
@@ -286,12 +268,12 @@ class S3Contents:
         """Its blocks, if it has any, are swept later: without their list they are a content that was begun long ago."""
         check_workspace(workspace)
         asked = [Stored(workspace, check_digest(digest)) for digest in dict.fromkeys(digests)]
-        await self._own()
+        await self._owner.check()
         gone = set(await self._usage.remove(asked, before_ms))
         return [one.digest for one in asked if one in gone]
 
     async def sweep(self, before_ms: int) -> int:
-        await self._own()
+        await self._owner.check()
         self._usage.forget(before_ms)
         dropped = await asyncio.to_thread(self._place.sweep_incoming, before_ms)
         for workspace in await self._bucket.folders():

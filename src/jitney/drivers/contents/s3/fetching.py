@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from jitney.drivers.contents.s3.bucket import Bucket, Settings, all_of
-from jitney.drivers.contents.s3.place import Place, explain
+from jitney.drivers.contents.s3.place import Place
 from jitney.drivers.contents.s3.reading import Reader
+from jitney.drivers.disk import explain
+from jitney.drivers.s3.bucket import Bucket, Settings
+from jitney.drivers.together import all_of
 from jitney.ports.contents import Stored, check_digest
 
 FILES_AT_ONCE = 16

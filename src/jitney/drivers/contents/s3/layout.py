@@ -2,7 +2,6 @@
 
     <prefix><workspace>/files/<aa>/<digest>              a content: itself, or (of several blocks) a list of its blocks
     <prefix><workspace>/blocks/<aa>/<digest>/<position>  a block of such a content
-    <prefix>owner                                        the server folder that all of this belongs to
 
 An object of S3 is there whole or not at all. So a content of one block is there when its object is, and one of several
 when its list is, which is put last. A list is told from a content by its type.
@@ -11,50 +10,17 @@ when its list is, which is put last. A list is told from a content by its type.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from jitney.core import volumes
-from jitney.errors import InvalidError, StorageCorruptError
+from jitney.errors import StorageCorruptError
 from jitney.ports.contents import Stored
 from jitney.values.volumes import DIGEST_BYTES, Content
 
-DATA_TYPE = "application/octet-stream"
 LIST_TYPE = "application/vnd.jitney.blocks"
 SIZE_BYTES = 8
 
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _FILE = re.compile(r"([a-z0-9-]+)/files/[0-9a-f]{2}/([0-9a-f]{64})")
 _BLOCK = re.compile(r"([a-z0-9-]+)/blocks/[0-9a-f]{2}/([0-9a-f]{64})/([0-9]{8})")
-
-
-class Address(NamedTuple):
-    """A bucket, and what all names in it begin with: '', or a text that ends with '/'."""
-
-    bucket: str
-    prefix: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-
-
-def parse(address: str) -> Address:
-    """`s3://bucket/prefix`, read.
-
-    >>> parse("s3://weights/team/a")
-    Address(bucket='weights', prefix='team/a/')
-
-    Raises:
-        InvalidError: it is no such address.
-    """
-    url = urlsplit(address)
-    hint = "write it like s3://bucket/prefix"
-    if url.scheme != "s3" or not _BUCKET.fullmatch(url.netloc) or url.query or url.fragment:
-        raise InvalidError(f"{address[:200]!r} is no address of a bucket", hint=hint)
-    names = [name for name in url.path.split("/") if name]
-    if {".", ".."} & set(names) or any(ord(sign) < 32 for sign in url.path) or len(url.path) > 500:
-        raise InvalidError(f"{url.path[:200]!r} is no prefix of names in a bucket", hint=hint)
-    return Address(url.netloc, "".join(f"{name}/" for name in names))
 
 
 def file_name(one: Stored) -> str:

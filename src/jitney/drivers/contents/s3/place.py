@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jitney.core import volumes
-from jitney.errors import InvalidError, NotFoundError, StorageError, StorageFullError
+from jitney.errors import InvalidError, NotFoundError
 from jitney.ports.contents import Stored, check_incoming, check_workspace
 from jitney.values.volumes import BLOCK_BYTES, Content
 
@@ -150,10 +150,3 @@ def read_block(file: int, position: int) -> bytes:
         parts.append(part)
         at, left = at + len(part), left - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def explain(error: OSError, path: Path) -> StorageError:
-    """What callers are told of an error of the disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFullError(f"the disk of {path} is full", hint="free some space, then try again")
-    return StorageError(f"{path}: {error.strerror or error}", hint="check the disk and the folder's permissions")

@@ -8,7 +8,8 @@ from collections import OrderedDict
 
 from jitney.core import volumes
 from jitney.drivers.contents.s3 import layout
-from jitney.drivers.contents.s3.bucket import Bucket, Missing, OutOfRange, all_of
+from jitney.drivers.s3.bucket import Bucket, Missing, OutOfRange
+from jitney.drivers.together import all_of
 from jitney.errors import NotFoundError, StorageCorruptError
 from jitney.ports.contents import Stored
 from jitney.values.volumes import BLOCK_BYTES, Content

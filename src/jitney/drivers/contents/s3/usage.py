@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from jitney.drivers.contents.s3 import layout
-from jitney.drivers.contents.s3.bucket import Bucket, all_of
+from jitney.drivers.s3.bucket import Bucket
+from jitney.drivers.together import all_of
 from jitney.ports.contents import Stored
 
 TRUST_MS = 600_000  # that a content is there is believed for so long after it was seen

@@ -13,11 +13,11 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from jitney.drivers.contents.s3.layout import DATA_TYPE, Address
+from jitney.drivers.s3.address import Address
 from jitney.errors import (
     BucketAccessError,
     BucketError,
@@ -34,6 +34,7 @@ log = logging.getLogger("jitney.bucket")
 T = TypeVar("T")
 
 EXTRA = "s3"
+DATA_TYPE = "application/octet-stream"
 AT_ONCE = 16  # requests
 PATIENCE_S = 60.0
 ANSWER_S = 30.0  # for one request, all of its answer included
@@ -98,7 +99,7 @@ def need_obstore() -> Any:
         import obstore
     except ImportError as error:
         raise UnsupportedError(
-            f"files of volumes cannot be kept in a bucket: obstore cannot be imported ({error})",
+            f"nothing can be kept in a bucket: obstore cannot be imported ({error})",
             hint=f"pip install 'jitney[{EXTRA}]'",
         ) from None
     return obstore
@@ -319,14 +320,3 @@ def _first_line(error: Exception) -> str:
 def _item(meta: Mapping[str, Any], start: str) -> Item:
     modified_ms = int(meta["last_modified"].timestamp() * 1000)
     return Item(str(meta["path"]).removeprefix(start), int(meta["size"]), modified_ms)
-
-
-async def all_of(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them give; when one fails, the others are ended first."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

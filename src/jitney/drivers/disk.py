@@ -1,0 +1,43 @@
+"""Files of the local disk: new ones, and what their errors mean."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from jitney.errors import StorageError, StorageFullError
+
+CHUNK_BYTES = 1024 * 1024
+
+
+def copy_new(source: BinaryIO, target: Path, mode: int) -> str:
+    """Copy to a file that is not there yet, also not as a link: the digest of what was copied.
+
+    Raises:
+        StorageError: that cannot be; nothing is left of it.
+    """
+    found = hashlib.sha256()
+    try:
+        file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except OSError as error:
+        raise explain(error, target) from None
+    try:
+        with os.fdopen(file, "wb") as copy:
+            while chunk := source.read(CHUNK_BYTES):
+                found.update(chunk)
+                copy.write(chunk)
+            os.fchmod(copy.fileno(), mode)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise explain(error, target) from None
+    return found.hexdigest()
+
+
+def explain(error: OSError, path: Path) -> StorageError:
+    """What callers are told of an error of the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(f"the disk of {path} is full", hint="free some space, then try again")
+    return StorageError(f"{path}: {error.strerror or error}", hint="check the disk and the folder's permissions")
