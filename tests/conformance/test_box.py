@@ -12,6 +12,13 @@ from jitney.ports.box import OverMemory
 from jitney.testing.conformance import box as suite
 from jitney.testing.conformance.box import BoxContract
 
+READ_PATHS = {
+    suite.READS: "/opt/made/greeting",
+    suite.READS_BIND: "/bound/note",
+    suite.READS_VOLUME: "/data/volume/a",
+    suite.READS_CHANGED: "/data/volume/deep/new",
+}
+
 
 class HostStage:
     def __init__(self):
@@ -78,8 +85,8 @@ class FakeStage:
             run.put(greeting, "hello\n")
         elif script == suite.DELETES:
             run.delete(greeting)
-        elif script in (suite.READS, suite.READS_BIND):
-            text = run.read(greeting if script == suite.READS else "/bound/note")
+        elif script in READ_PATHS:
+            text = run.read(READ_PATHS[script])
             if text is None:
                 return 1
             run.say(text.rstrip())
@@ -87,6 +94,12 @@ class FakeStage:
             if not run.spec.binds[0].writable:
                 return 1
             run.put("/bound/note", "changed\n")
+        elif script == suite.CHANGES_VOLUME:
+            try:
+                run.put("/data/volume/deep/new", "new\n")
+            except OSError:
+                return 1
+            run.delete("/data/volume/a")
         elif script == suite.EATS:
             run.say("eating")
             raise OverMemory(-9, run.spec.memory_mib)

@@ -1,24 +1,30 @@
 """Both builders, by the contract of their port."""
 
 import asyncio
+import importlib.metadata
 import os
 import stat
 
+import msgspec
 import pytest
+from tests.drivers.test_builder_rootfs import BASE
+from tests.drivers.test_builder_rootfs import Stage as RootStage
 
 from jitney.drivers.box.host import HostBox
 from jitney.drivers.builder.fake import FakeBuilder
 from jitney.drivers.builder.local import LocalBuilder
 from jitney.testing.conformance.builder import BuilderContract
 from jitney.testing.conformance.builder_images import ImagesContract
+from jitney.testing.conformance.builder_volumes import VolumesContract
 from jitney.testing.wheels import make_wheel
-from jitney.values.images import ImageSpec, PipInstall
+from jitney.values.images import ImageSpec, PipInstall, RunCommands
 
 FAKE_SPEC = ImageSpec(layers=(PipInstall(requirements=("six",)),))
 
 
 class FakeStage:
-    def __init__(self):
+    def __init__(self, folder):
+        self.folder = folder
         self.gate = None
 
     def working(self):
@@ -29,9 +35,9 @@ class FakeStage:
 
     def gated(self):
         class Gated(FakeBuilder):
-            async def _build(self, plan, emit):
+            async def _build(self, plan, emit, lender):
                 stage.gate = self.gate = asyncio.Event()
-                await super()._build(plan, lambda *event: self._told(emit, event))
+                await super()._build(plan, lambda *event: self._told(emit, event), lender)
 
             def _told(self, emit, event):
                 emit(*event)
@@ -46,6 +52,13 @@ class FakeStage:
 
     def is_there(self, image):
         return True  # it is in memory
+
+    def writing(self, *, fails=False):
+        upper = self.folder / "upper"
+        upper.mkdir()
+        (upper / "made").write_text("new")
+        builder = FakeBuilder(upper=str(upper), fail_at=2 if fails else None)
+        return builder, lambda mount: ImageSpec(layers=(RunCommands(commands=("true",), volumes=(mount,)),))
 
 
 class LocalStage:
@@ -83,14 +96,31 @@ class LocalStage:
     def is_there(self, image):
         return all(map(os.path.isdir, (*image.layers, *image.mounts))) and os.access(image.python_path, os.X_OK)
 
+    def writing(self, *, fails=False):
+        """Real layers, in a box that does what a script says."""
+        stage = RootStage(self.folder)
+        for name in ("cloudpickle", "msgspec"):
+            make_wheel(self.wheels, name, importlib.metadata.version(name))
 
-class TestFake(BuilderContract, ImagesContract):
+        def act(run):
+            run.put("/data/made", "new")
+            return 7 if fails else 0
+
+        stage.machine.at_run["write"] = act
+        config = {"global.find-links": str(self.wheels), "global.no-index": "true"}
+        layer = RunCommands(commands=("write",))
+        return stage.builder(pip_config=config), lambda mount: ImageSpec(
+            base=BASE, layers=(msgspec.structs.replace(layer, volumes=(mount,)),)
+        )
+
+
+class TestFake(BuilderContract, ImagesContract, VolumesContract):
     @pytest.fixture
-    def stage(self):
-        return FakeStage()
+    def stage(self, tmp_path):
+        return FakeStage(tmp_path)
 
 
-class TestLocal(BuilderContract, ImagesContract):
+class TestLocal(BuilderContract, ImagesContract, VolumesContract):
     @pytest.fixture
     def stage(self, tmp_path):
         return LocalStage(tmp_path)

@@ -174,7 +174,7 @@ def test_output_is_complete_before_the_end_is_told_and_has_no_value(staged):
 @pytest.mark.parametrize("ends_well", [True, False])
 def test_lines_and_errors_of_a_build_have_no_value(staged, ends_well):
     async def play(stage):
-        async def build(spec, progress):
+        async def build(spec, progress, lender):
             progress(1, 1, "commands", f"TOKEN={VALUE}")
             if ends_well:
                 return await fake.build(stage.builder, ImageSpec(), lambda *_: None)

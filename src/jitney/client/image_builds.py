@@ -10,6 +10,7 @@ import msgspec
 from jitney.client import output
 from jitney.client.image_value import BASE, ImageValue
 from jitney.client.source import Request, ship
+from jitney.client.volume_mounts import mounts_of
 from jitney.values.images import BuiltImage, ImageSpec, RunFunction
 from jitney.wire.messages.images import ImageBuild
 from jitney.wire.methods import IMAGE_BUILD
@@ -23,10 +24,12 @@ FALSE = ("", "0", "false", "no", "off")
 
 
 async def complete_spec(request: Request, image: ImageValue) -> ImageSpec:
-    """The declaration without stand-ins: local files are at the server, functions are pickled. On the portal.
+    """The declaration without stand-ins: local files are at the server, functions are pickled, volumes are there (made
+    where that was asked for). On the portal.
 
     Raises:
         InvalidError: a file is not there, or changed meanwhile.
+        NotFoundError: a volume of a step is not there.
         SerializationError: a function cannot be pickled.
     """
     import asyncio  # here: it takes longer to import than all of the SDK, and containers declare images too
@@ -40,6 +43,8 @@ async def complete_spec(request: Request, image: ImageValue) -> ImageSpec:
             field = "context_id" if place == BASE else "source_id"
             source_id = await ship(request, prepared.manifest)
             part = msgspec.structs.replace(part, **{field: source_id})
+        if prepared.volumes:
+            part = msgspec.structs.replace(part, volumes=await mounts_of(prepared.volumes))
         spec = _replaced(spec, place, part)
     if is_forced():
         spec = msgspec.structs.replace(spec, force_build=True)

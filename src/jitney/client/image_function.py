@@ -18,6 +18,7 @@ import msgspec
 
 from jitney.client.image_value import Prepare, Prepared
 from jitney.client.source import Attachment, collect
+from jitney.client.volume_mounts import Mounts
 from jitney.errors import InvalidError, SerializationError
 from jitney.values.images import RunFunction
 
@@ -30,6 +31,7 @@ def prepare_function(
     kwargs: Mapping[str, Any],
     attachments: Sequence[Attachment],
     include_source: bool,
+    volumes: Mounts = (),
 ) -> Prepare:
     """What completes its layer when the image is built: by then its module is loaded as a whole."""
 
@@ -37,7 +39,7 @@ def prepare_function(
         source = collect(sys.modules.get(function.__module__), attachments, include_source=include_source)
         identity = hashlib.sha256(identity_of(function, args, kwargs).encode()).hexdigest()
         complete = msgspec.structs.replace(layer, identity=identity, pickled=_pickle(function, args, dict(kwargs)))
-        return Prepared(complete, source)
+        return Prepared(complete, source, volumes)
 
     return prepare
 

@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Any, Self
 from jitney.client.ignore import Ignore
 from jitney.client.image_dockerfile import layers_of
 from jitney.client.image_function import prepare_function
-from jitney.client.image_value import ImageValue, absolute, flatten, is_in_container, secret_texts, stand_in, texts
+from jitney.client.image_value import (
+    ImageValue,
+    Prepare,
+    Prepared,
+    absolute,
+    flatten,
+    is_in_container,
+    secret_texts,
+    stand_in,
+    texts,
+)
 from jitney.client.requirements import read_text
+from jitney.client.volume_mounts import of_step, stand_ins, variables
 from jitney.core import dockerparse
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.values.images import AptInstall, Cmd, Entrypoint, MicromambaInstall, RunCommands, RunFunction, Shell
@@ -51,6 +62,7 @@ class Steps(ImageValue):
         *commands: str | Sequence[str],
         env: Mapping[str, str] | None = None,
         secrets: Sequence[Mapping[str, str]] | None = None,
+        volumes: Mapping[str, Volume] | None = None,
         gpu: Any = None,
         force_build: bool = False,
     ) -> Self:
@@ -60,14 +72,28 @@ class Steps(ImageValue):
             commands: each by the image's shell, in its working folder, with its variables.
             env: variables of this step alone.
             secrets: private variables of this step alone: not part of what identifies the image, and not kept.
+            volumes: by path, as in `run_function`; committed when all commands have ended well.
             gpu: accepted, and not used: images are built without an accelerator.
             force_build: build though it is built already.
+
+        Raises:
+            InvalidError: not strings, or volumes that cannot be.
+            UnsupportedError: a bucket among the volumes.
         """
         lines = flatten(commands, "run_commands")
         if not lines:
             return self
-        layer = RunCommands(commands=lines, env=texts(env, "env"), secrets=secret_texts(secrets))
-        return self._with(layer, force_build=force_build)
+        mounts = of_step(volumes)
+        layer = RunCommands(
+            commands=lines,
+            env={**variables(mounts), **texts(env, "env")},
+            secrets=secret_texts(secrets),
+            volumes=stand_ins(mounts),
+        )
+        if not mounts:
+            return self._with(layer, force_build=force_build)
+        prepare: Prepare = lambda one: Prepared(one, None, mounts)  # noqa: E731
+        return self._with(layer, force_build=force_build, is_whole=False, prepare=prepare)
 
     def run_function(
         self,
@@ -94,7 +120,9 @@ class Steps(ImageValue):
             raw_f: a plain function.
             env: variables of this step alone.
             secrets: private variables of this step alone.
-            volumes: not supported: builds see no volume. Fill one from a function instead.
+            volumes: by path. It sees the newest version as it begins and its own writes, which are committed when it
+                has returned, and not when it failed. Which volumes, where and how is part of what identifies the image;
+                what is in them is not, and is in no image: `force_build` runs it again.
             gpu: accepted, and not used: images are built without an accelerator.
             cpu: cores that it may use; default: as the builder has it.
             memory: MiB that it may use; default: as the builder has it.
@@ -106,14 +134,9 @@ class Steps(ImageValue):
 
         Raises:
             InvalidError: not a function, or a resource out of its bounds.
-            UnsupportedError: it has volumes.
+            UnsupportedError: a bucket among the volumes.
         """
-        if volumes:
-            raise UnsupportedError(
-                f"run_function({getattr(raw_f, '__name__', raw_f)}, volumes=...): steps of a build see no volume",
-                hint="make it an @app.function(volumes=...) and call it once, with .remote(): what it writes is "
-                "committed; or leave `volumes` out, and what it writes is part of the image",
-            )
+        mounts = of_step(volumes)
         if not isinstance(raw_f, FunctionType):
             raise InvalidError(
                 f"run_function takes a plain function, not {raw_f!r}", hint="declare it without a decorator of an app"
@@ -124,13 +147,14 @@ class Steps(ImageValue):
             name=raw_f.__qualname__,
             pickled=b"",
             identity=stand_in("function", id(raw_f), args, kwargs),
-            env=texts(env, "env"),
+            env={**variables(mounts), **texts(env, "env")},
             secrets=secret_texts(secrets),
             cpu_milli=round((cpu or 0) * 1000),
             memory_mib=memory or 0,
             timeout_ms=timeout * 1000,
+            volumes=stand_ins(mounts),
         )
-        prepare = prepare_function(raw_f, tuple(args), dict(kwargs or {}), self._attachments, include_source)
+        prepare = prepare_function(raw_f, tuple(args), dict(kwargs or {}), self._attachments, include_source, mounts)
         return self._with(layer, force_build=force_build, is_whole=False, prepare=prepare)
 
     def dockerfile_commands(

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -23,15 +23,19 @@ from jitney.errors import InvalidError
 from jitney.runner import state
 from jitney.values.images import ImageSpec, Layer
 
+if TYPE_CHECKING:
+    from jitney.client.volume_mounts import Mounts
+
 STAND_IN = "local:"
 BASE = -1  # the place of a base, where those of layers are 0, 1, ...
 
 
 class Prepared(NamedTuple):
-    """A layer (or a base) as it is built, and the files that belong to it."""
+    """A layer (or a base) as it is built, the files that belong to it, and volumes that have to be looked up."""
 
     part: Any
     manifest: Manifest | None
+    volumes: Mounts = ()
 
 
 Prepare = Callable[[Any], Prepared]  # runs on a thread of its own

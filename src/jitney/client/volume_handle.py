@@ -117,9 +117,13 @@ class VolumeHandle(NamedObject):
 
     async def mounted_at(self, path: str) -> VolumeMount:
         """As a function has it at a path of its containers. On the portal; of the SDK."""
+        return self.mount(path, (await self._place()).volume_id)
+
+    def mount(self, path: str, volume_id: str) -> VolumeMount:
+        """The same where it is known which one it is. Of the SDK."""
         return VolumeMount(
             path=path,
-            volume_id=(await self._place()).volume_id,
+            volume_id=volume_id,
             read_only=self._is_read_only,
             sub_path=self._sub_path,
             version=self._version,

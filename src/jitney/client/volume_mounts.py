@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from jitney.core.volumes import check_mounts
 from jitney.errors import InvalidError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from jitney.values.volumes import VolumeMount
 
 Mounts = tuple[tuple[str, "Volume | CloudBucketMount"], ...]
-
-OF_THE_SYSTEM = ("/dev", "/proc", "/sys")
-MOUNTS_MAX = 64
 
 
 def checked(given: Any) -> Mounts:
@@ -34,8 +32,6 @@ def checked(given: Any) -> Mounts:
         raise InvalidError(
             f"volumes maps paths to volumes, and is {given!r}", hint='for example volumes={"/data": volume}'
         )
-    if len(given) > MOUNTS_MAX:
-        raise InvalidError(f"{len(given)} volumes are over the limit of {MOUNTS_MAX} for one function")
     found: dict[str, Volume | CloudBucketMount] = {}
     for path, volume in given.items():
         if not hasattr(volume, "mounted_at"):
@@ -45,10 +41,7 @@ def checked(given: Any) -> Mounts:
         if plain in found:
             raise InvalidError(f"volumes: two are at {plain!r}")
         found[plain] = volume
-    for inner in found:
-        outer = next((path for path in found if inner.startswith(path + "/")), None)
-        if outer:
-            raise InvalidError(f"volumes: {inner!r} is inside {outer!r}", hint="mount them beside one another")
+    check_mounts([*found])
     return tuple(sorted(found.items()))
 
 
@@ -72,8 +65,6 @@ def _plain(path: Any) -> str:
     plain = "/" + posixpath.normpath(text).strip("/")
     if plain == "/":
         raise InvalidError("volumes: a volume cannot take the place of the whole file system", hint='use "/data"')
-    if any(plain == taken or plain.startswith(taken + "/") for taken in OF_THE_SYSTEM):
-        raise InvalidError(f"volumes: {plain!r} belongs to the system", hint='use "/data"')
     return plain
 
 
@@ -96,18 +87,28 @@ def secrets_of(volumes: Mounts) -> tuple[Secret, ...]:
     return tuple(one.secret for _, one in volumes if _is_bucket(one) and one.secret is not None)  # type: ignore[union-attr]
 
 
-def only_volumes(volumes: Mounts) -> Mounts:
-    """All of them, where none is a bucket.
+def of_step(given: Any) -> Mounts:
+    """The volumes of a step of an image.
 
     Raises:
-        UnsupportedError: one is.
+        InvalidError: as `checked`.
+        UnsupportedError: one is a bucket.
     """
+    volumes = checked(given)
     for path, one in volumes:
         if _is_bucket(one):
             raise UnsupportedError(
-                f"volumes: {path!r} has a bucket, which with_options cannot give", hint="declare it with the function"
+                f"volumes: {path!r} has a bucket, which no step of an image can have",
+                hint="bring its files by a volume, or read it from a function",
             )
     return volumes
+
+
+def stand_ins(volumes: Mounts) -> tuple[VolumeMount, ...]:
+    """As declared, before anybody has asked which volumes they are: equal for equal declarations."""
+    from jitney.client.image_value import stand_in
+
+    return tuple(one.mount(path, stand_in("volume", repr(one))) for path, one in volumes if not _is_bucket(one))  # type: ignore[union-attr]
 
 
 def _is_bucket(one: Volume | CloudBucketMount) -> bool:

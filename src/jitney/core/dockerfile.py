@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from jitney.core.imagechecks import SYNC_OPTIONS, split_options
 from jitney.core.imageidentity import chain, layer_identity
-from jitney.core.imageplan import ImagePlan
+from jitney.core.imageplan import ImagePlan, title
 from jitney.errors import UnsupportedError
 from jitney.values.images import (
     AptInstall,
@@ -39,6 +39,7 @@ from jitney.values.images import (
     UvSync,
     Workdir,
     redacted,
+    volumes_of,
 )
 
 UV_IMAGE = "ghcr.io/astral-sh/uv:latest"
@@ -66,7 +67,7 @@ def render(image: ImagePlan | ImageSpec, *, name_of: Callable[[str], str] = str)
         name_of: what a tree of files is called in the context; default: its id.
 
     Raises:
-        UnsupportedError: a variable has a line break in it, which a Dockerfile cannot express.
+        UnsupportedError: a variable has a line break in it, or a step a volume, which a Dockerfile cannot express.
     """
     base, layers = image.base, _layers(image)
     python = image.python if isinstance(image, ImagePlan) else image.python_version
@@ -78,6 +79,11 @@ def render(image: ImagePlan | ImageSpec, *, name_of: Callable[[str], str] = str)
     if any(isinstance(layer, PipInstall | UvSync) for layer in layers):
         lines.append("ENV UV_LINK_MODE=copy")
     for layer in layers:
+        if volumes_of(layer):
+            raise UnsupportedError(
+                f"{title(layer)}: a Dockerfile has no place for the volume at {volumes_of(layer)[0].path}",
+                hint="fill the volume from a function, and leave `volumes` out of the image",
+            )
         lines += _layer(layer, target, name_of)
     return "\n".join(lines) + "\n"
 

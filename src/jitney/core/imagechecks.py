@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
+from jitney.core.volumes import check_mounts, check_path
 from jitney.errors import InvalidError, UnsupportedError
 from jitney.values import ids
 from jitney.values.images import (
@@ -36,7 +37,9 @@ from jitney.values.images import (
     UvSync,
     Workdir,
     redacted,
+    volumes_of,
 )
+from jitney.values.volumes import VolumeMount
 
 LAYERS_MAX = 100
 REQUIREMENTS_MAX = 5_000
@@ -261,6 +264,7 @@ def _check_credentials(username: str, password: str) -> None:
 def _check_layer(layer: Layer) -> None:
     check_variables(getattr(layer, "env", {}))
     check_variables(getattr(layer, "secrets", {}))
+    _check_volumes(volumes_of(layer))
     match layer:
         case PipInstall():
             _check_install(layer)
@@ -292,6 +296,14 @@ def _check_layer(layer: Layer) -> None:
             _check_words("shell", words)
             if not words or not words[0]:
                 raise InvalidError("shell needs a program", hint="for example ['/bin/bash', '-c']")
+
+
+def _check_volumes(volumes: tuple[VolumeMount, ...]) -> None:
+    check_mounts([one.path for one in volumes])
+    for one in volumes:
+        ids.check(one.volume_id, ids.VOLUME)
+        if one.sub_path:
+            check_path(one.sub_path)
 
 
 def _check_install(layer: PipInstall) -> None:

@@ -40,6 +40,8 @@ from jitney.values.volumes import (
 NAME_BYTES_MAX = 255
 PATH_BYTES_MAX = 4_096
 TARGET_BYTES_MAX = 4_095
+OF_THE_SYSTEM = ("/dev", "/proc", "/sys")  # where no volume is mounted
+MOUNTS_MAX = 64  # volumes of a function, or of a step of a build
 
 _SEED = b"jitney content 1\0"
 
@@ -85,6 +87,24 @@ def check_content(content: Content) -> Content:
 
 
 # ------------------------------------------------------------------------------------------------ paths
+
+
+def check_mounts(paths: Sequence[str]) -> None:
+    """Whether volumes may be mounted at these plain, absolute paths, together.
+
+    Raises:
+        InvalidError: one is there twice, inside another or of the system; or they are too many.
+    """
+    if len(paths) > MOUNTS_MAX:
+        raise InvalidError(f"{len(paths)} volumes are over the limit of {MOUNTS_MAX} at one place")
+    for path in paths:
+        if any(path == taken or path.startswith(taken + "/") for taken in OF_THE_SYSTEM):
+            raise InvalidError(f"volumes: {path!r} belongs to the system", hint='use "/data"')
+        if paths.count(path) > 1:
+            raise InvalidError(f"volumes: two are at {path!r}")
+        outer = next((other for other in paths if path.startswith(other + "/")), None)
+        if outer:
+            raise InvalidError(f"volumes: {path!r} is inside {outer!r}", hint="mount them beside one another")
 
 
 def check_path(path: str) -> str:

@@ -16,6 +16,12 @@ The contract, for every driver:
     are opened.
  7. `reap` removes what earlier runs left in the driver's own folder: call it once, before anything else.
  8. A command that failed, where the limit of memory has ended it or something that it started, is `OverMemory`.
+ 9. A volume is seen at its target, which is made where it is missing: its `layers`, lowest first, as `ports.trees` has
+    them, and over them what is in `upper`, where everything that the command writes there is afterwards, and nowhere
+    else: in no layer, and not in the spec's `upper`, but for the empty folder that it was mounted on. `upper` is a
+    folder that was adopted, and may have what earlier commands wrote. Without one the volume is read-only. Of a
+    `sub_path` only that folder is seen; it is made where that is possible, and never a link. What was mounted ends with
+    the command. Without root file systems a volume is BoxFailed.
 """
 
 from __future__ import annotations
@@ -37,6 +43,15 @@ class Bind(msgspec.Struct, frozen=True, kw_only=True):
     writable: bool = False
 
 
+class BoxVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume that is seen inside. Folders of the host, absolute."""
+
+    target: str
+    layers: tuple[str, ...]
+    upper: str = ""
+    sub_path: str = ""
+
+
 class BoxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One command and its surroundings. Paths of the host are absolute."""
 
@@ -44,6 +59,7 @@ class BoxSpec(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[str, ...] = ()
     upper: str = ""
     binds: tuple[Bind, ...] = ()
+    volumes: tuple[BoxVolume, ...] = ()
     env: dict[str, str] = {}
     cwd: str = "/"
     network: NetworkPolicy = NetworkPolicy()
@@ -57,7 +73,7 @@ class BoxCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What boxes can do here."""
 
     isolation: Isolation
-    root_filesystem: bool  # `layers` and `upper` work; otherwise commands run on the host as they are
+    root_filesystem: bool  # `layers`, `upper` and `volumes` work; otherwise commands run on the host as they are
     host_layer_writable: bool  # an `upper` over the host's own file system works (apt on the host base)
     many_users: bool  # files inside may belong to other users than root; otherwise chown is a lie that succeeds
     network: bool

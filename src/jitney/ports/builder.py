@@ -39,6 +39,10 @@ The contract, for every driver:
 17. `hold` gives an image that stays as it is, with all that it consists of, until its hold is released or the process
     has ended: `collect` and `remove` leave it alone, also those of another process where there can be one, and it
     counts as used all the while. What `force_build` puts in its place does not change it. None: it is not there.
+18. A step that has volumes sees them as `lender` (ports.lending) gives them when it begins. What it wrote is committed
+    when it has ended well, before the image is there, and not where it failed or was ended; of builds that are one, the
+    lender of the first is asked. Which volumes, and where, is part of the id; what is in them is not, and is in no
+    image. Without a lender such a spec is `UnsupportedError`.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from jitney.core.imageplan import ImagePlan
+from jitney.ports.lending import Lender
 from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec
 
 OnProgress = Callable[[int, int, str, str], None]
@@ -84,12 +89,13 @@ class ImageBuilder(Protocol):
         """For each step, whether its result is there."""
         ...
 
-    async def build(self, spec: ImageSpec, on_progress: OnProgress) -> BuiltImage:
+    async def build(self, spec: ImageSpec, on_progress: OnProgress, lender: Lender | None = None) -> BuiltImage:
         """The image of `spec`, built if it is not there.
 
         Raises:
             ImageBuildError: a step failed or took too long.
             InvalidError: it cannot be right.
+            NotFoundError: a volume of a step is not there.
             StorageFullError: the disk is full.
             UnsupportedError: this driver cannot make it.
         """

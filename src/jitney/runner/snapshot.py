@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from jitney.runner import forkable, process, state
+from jitney.runner.failures import message_of
 from jitney.runner.load import Prepared, class_of, hooks, is_async, make_instance
 
 MARGIN = 0.05  # of the start-up timeout: the failure from here, which shows where the code is, should come first
@@ -74,11 +75,25 @@ def take(module: Any, wanted: dict[str, Any], started_s: float) -> list[str]:
             instance = make_instance(user_class, str(wanted.get("parameters") or ""))
             for hook in hooks(instance, snap=True):
                 _run(hook)
+    except Exception as error:
+        _explain(error, [str(path) for path in wanted.get("mounted") or ()])
+        raise
     finally:
         state.config = None
     process.flush_output()
     prepared = Prepared(user_class, instance)
     return left_behind(before)
+
+
+def _explain(error: Exception, mounted: list[str]) -> None:
+    """Say so where it failed for want of a volume (or a bucket), which only containers have."""
+    text = message_of(error)
+    missed = next((path for path in mounted if path in text), "")
+    if missed:
+        error.add_note(
+            f"What is at {missed} is mounted in containers, and an @enter(snap=True) method runs before there is one: "
+            "load it in an @enter() method (without snap=True), or have it in the image."
+        )
 
 
 def _run(hook: Any) -> None:

@@ -15,7 +15,10 @@ from jitney.ports.volumes import Commit, VolumeStore
 from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.fleet import Fleet
 from jitney.server.link import Link
+from jitney.server.objects import Objects
+from jitney.server.scaling import Node
 from jitney.server.volume_keeping import Holds
+from jitney.values.objects import ObjectKind
 from jitney.values.volumes import WORKSPACE, Committed, Content, Entry, Kind
 from jitney.wire import methods
 from jitney.wire.messages import mounts as mm
@@ -24,6 +27,8 @@ from jitney.wire.messages import workers as wm
 
 log = logging.getLogger("jitney.mounts")
 
+NODE_LOOK_S = 0.05
+NODE_LOOKS = 200  # ten seconds: a worker tries once a second
 SYNC_WAIT_S = 600.0  # a commit copies and hashes what was written
 DIFF_PAGE = 10_000  # paths of one answer
 WRITTEN_MAX = 10_000_000  # changes of one commit of a container, in parts
@@ -54,7 +59,9 @@ class Mounts:
         contents: Contents,
         wall_ms: Callable[[], int],
         entropy: Callable[[int], bytes],
+        objects: Objects,
     ) -> None:
+        self._objects = objects
         self.holds = Holds()
         self._written: dict[str, _Written] = {}  # by the key of the commit
         self._committed: dict[str, Committed] = {}  # the last ones, by key
@@ -76,6 +83,9 @@ class Mounts:
 
     async def heads(self, peer: Peer, request: mm.VolumeHeads, emit: Emit) -> mm.VolumeHeadsAnswer:
         """The newest versions of volumes."""
+        if not request.container_id:
+            for volume_id in request.volume_ids:
+                await self._objects.find(volume_id, ObjectKind.VOLUME)
         heads = await self._store.heads(request.volume_ids)
         if request.container_id in self._fleet.containers:
             seen = self._seen.setdefault(request.container_id, {})
@@ -133,7 +143,7 @@ class Mounts:
                     puts=written.puts,
                     removes=written.removes,
                     contents=written.contents,
-                    message=f"by container {request.container_id}",
+                    message=request.message or f"by container {request.container_id}",
                     at_ms=self._wall_ms(),
                     key=request.key,
                     changes_max=WRITTEN_MAX,
@@ -191,7 +201,8 @@ class Mounts:
                     entry = msgspec.structs.replace(entry, digest=content.digest)
                 written.puts.append(volumes.check_entry(entry))
             except InvalidError as error:
-                log.warning("not_kept container=%s reason=%s", request.container_id, error)
+                author = f"container={request.container_id}" if request.container_id else f"author={request.message!r}"
+                log.warning("not_kept %s reason=%s", author, error)
         written.removes.extend(request.removes)
 
     # -------------------------------------------------------------------------------------------- for containers
@@ -214,12 +225,7 @@ class Mounts:
             ConnectionError: its machine cannot be reached.
             JitneyError: what kept the worker from it.
         """
-        container = self._fleet.containers.get(container_id)
-        node = self._fleet.nodes.get(container.node_id) if container is not None else None
-        if container is None or node is None:
-            raise NotFoundError(f"no container {container_id} runs")
-        if not node.connected:
-            raise ConnectionError("the machine of this container cannot be reached now", hint="try again")
+        node = await self._node_of(container_id)
         request_id = self._entropy(16).hex()
         waiting: asyncio.Future[wm.MountSynced] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = waiting
@@ -234,6 +240,19 @@ class Mounts:
         if done.code:
             raise BY_CODE.get(done.code, InternalError)(done.message, hint=done.hint)
         return done
+
+    async def _node_of(self, container_id: str) -> Node:
+        """Where a container runs. After a restart it may be back before its worker, which is waited for."""
+        for look in range(NODE_LOOKS):
+            container = self._fleet.containers.get(container_id)
+            node = self._fleet.nodes.get(container.node_id) if container is not None else None
+            if node is not None and node.connected:
+                return node
+            if look < NODE_LOOKS - 1:
+                await asyncio.sleep(NODE_LOOK_S)
+        if node is None:
+            raise NotFoundError(f"no container {container_id} runs")
+        raise ConnectionError("the machine of this container cannot be reached now", hint="try again")
 
     def synced(self, report: wm.MountSynced) -> None:
         """The worker's answer."""

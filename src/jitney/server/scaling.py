@@ -284,7 +284,7 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
             env=tuple(sorted(spec.env.items())),
             timeout_ms=spec.startup_timeout_ms,
             memory_limit_mib=spec.resources.memory_limit_mib,
-            mounted=tuple(one.path for one in (*spec.volumes, *spec.buckets)),
+            mounted=(*(one.path for one in spec.volumes), *(one.path for one in spec.buckets)),
         )
     return TemplateSpec(
         image_id=spec.image_id,

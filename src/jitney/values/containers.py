@@ -145,7 +145,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
         if self.oom_killed:
             return f"out of memory at {self.max_rss_kib // 1024:,} MiB{limit}"
         if self.over_quota:
-            return f"out of {self.over_quota} space{limit}"
+            used_kib = self.usage.disk_kib if self.usage is not None else 0
+            return f"out of {self.over_quota} space{f' at {used_kib // 1024:,} MiB' if used_kib else ''}{limit}"
         if self.signal is not None:
             return f"signal {self.signal}{SIGNAL_NAMES.get(self.signal, '')}"
         return f"exit code {self.exit_code}"

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from jitney.values.volumes import VolumeMount
+
 _PRIVATE = frozenset({"username", "password", "secrets", "pickled"})
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -79,6 +81,7 @@ class RunCommands(Discreet, frozen=True, kw_only=True, tag="run_commands"):
     commands: tuple[str, ...]
     env: dict[str, str] = {}
     secrets: dict[str, str] = {}
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 class RunFunction(Discreet, frozen=True, kw_only=True, tag="run_function"):
@@ -97,6 +100,7 @@ class RunFunction(Discreet, frozen=True, kw_only=True, tag="run_function"):
     cpu_milli: int = 0
     memory_mib: int = 0
     timeout_ms: int = 3_600_000
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 class CopyTree(msgspec.Struct, frozen=True, kw_only=True, tag="copy_tree"):
@@ -167,6 +171,11 @@ Layer = (
     | Cmd
     | Shell
 )
+
+
+def volumes_of(layer: Layer | None) -> tuple[VolumeMount, ...]:
+    """The volumes that a step sees. Which they are, and where, counts for its identity; what is in them does not."""
+    return layer.volumes if isinstance(layer, RunCommands | RunFunction) else ()
 
 
 class DebianSlim(msgspec.Struct, frozen=True, kw_only=True, tag="debian_slim"):

@@ -321,7 +321,7 @@ class Agent:
 
         try:
             image_id = self.builder.plan(build.spec).image_id
-            image = await self.builder.build(build.spec, progress)
+            image = await self.builder.build(build.spec, progress, self.mounts.lending)
         except JitneyError as error:
             done = events.BuildDone(build.build_id, error=(error.code, quiet(error.message), quiet(error.hint)))
         except Exception as error:

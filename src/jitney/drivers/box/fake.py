@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from jitney.ports.box import Bind, BoxCapabilities, BoxFailed, BoxSpec
+from jitney.ports.box import Bind, BoxCapabilities, BoxFailed, BoxSpec, BoxVolume
 from jitney.values.isolation import Isolation
 
 WALLED = BoxCapabilities(
@@ -33,10 +33,12 @@ class FakeRun:
 
     def put(self, path: str, text: str = "", *, mode: int = 0o644) -> None:
         """Write a file of the root file system; without `upper` it is thrown away."""
-        bind = self._bind_of(path)
-        if bind and not bind.writable:
+        bind, volume = self._bind_of(path), self._volume_of(path)
+        if (bind and not bind.writable) or (volume and not volume.upper):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-        if bind:
+        if volume:
+            place = Path(volume.upper) / _inside(volume, path)
+        elif bind:
             place = Path(bind.source + path[len(bind.target) :])
         elif self.spec.upper:
             place = Path(self.spec.upper) / path.lstrip("/")
@@ -59,11 +61,13 @@ class FakeRun:
 
     def read(self, path: str) -> str | None:
         """A file as the command sees it; None: there is none."""
-        bind = self._bind_of(path)
-        if bind:
+        bind, volume = self._bind_of(path), self._volume_of(path)
+        if bind and not volume:
             return _read(Path(bind.source + path[len(bind.target) :]))
-        folder, name = os.path.split(path.lstrip("/"))
-        for layer in (self.spec.upper, *reversed(self.spec.layers)):
+        where = _inside(volume, path) if volume else path.lstrip("/")
+        upper, layers = (volume.upper, volume.layers) if volume else (self.spec.upper, self.spec.layers)
+        folder, name = os.path.split(where)
+        for layer in (upper, *reversed(layers)):
             if layer and (Path(layer) / folder / f"{WHITEOUT}{name}").exists():
                 return None
             found = _read(Path(layer) / folder / name) if layer else None
@@ -75,6 +79,9 @@ class FakeRun:
         """The innermost bind that a path is below."""
         found = [bind for bind in self.spec.binds if _is_below(path, bind.target)]
         return max(found, key=lambda bind: len(bind.target), default=None)
+
+    def _volume_of(self, path: str) -> BoxVolume | None:
+        return next((volume for volume in self.spec.volumes if _is_below(path, volume.target)), None)
 
 
 Script = Callable[[FakeRun], int | Awaitable[int]]
@@ -108,8 +115,10 @@ class FakeBox:
         """See the port."""
         if self.refusal:
             raise BoxFailed(self.refusal)
-        if not self._capabilities.root_filesystem and (spec.layers or spec.upper):
+        if not self._capabilities.root_filesystem and (spec.layers or spec.upper or spec.volumes):
             raise BoxFailed("there is no root file system here")
+        for volume in spec.volumes:
+            _check_part(volume)
         self.runs.append(spec)
         self.running += 1
         self.running_most = max(self.running_most, self.running)
@@ -136,6 +145,18 @@ class FakeBox:
 
 def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _inside(volume: BoxVolume, path: str) -> str:
+    """A path below a volume's target as one of the volume's folders."""
+    return os.path.join(volume.sub_path, path[len(volume.target) :].lstrip("/"))
+
+
+def _check_part(volume: BoxVolume) -> None:
+    there = [Path(layer) / volume.sub_path for layer in (*volume.layers, volume.upper) if layer]
+    found = next((place for place in reversed(there) if os.path.lexists(place)), None)
+    if found.is_symlink() or not found.is_dir() if found else not volume.upper:
+        raise BoxFailed(f"the volume has no folder {volume.sub_path!r}")
 
 
 def _read(path: Path) -> str | None:

@@ -79,6 +79,8 @@ class HostBox:
 def _refuse(spec: BoxSpec) -> None:
     if spec.layers or spec.upper:
         raise BoxFailed(f"there is no root file system here: {WHY}")
+    if spec.volumes:
+        raise BoxFailed(f"{spec.volumes[0].target} cannot be a volume: {WHY}")
     for bind in spec.binds:
         if bind.source != bind.target:
             raise BoxFailed(f"{bind.source} cannot be seen at {bind.target}: {WHY}")

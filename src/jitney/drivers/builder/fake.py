@@ -10,10 +10,11 @@ import msgspec
 from jitney.core import imagechecks, imageplan
 from jitney.core.imageplan import Host, ImagePlan, Work
 from jitney.drivers.builder import Emit, Flights, careful
-from jitney.errors import ImageBuildError, InvalidError, NotFoundError
+from jitney.errors import ImageBuildError, InvalidError, NotFoundError, UnsupportedError
 from jitney.ports.builder import LAST_LINES, OnProgress
+from jitney.ports.lending import Lender
 from jitney.values import ids
-from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, Named
+from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, Named, volumes_of
 
 SIZE_BYTES = 1_000  # of every image
 HOST = Host(python_version="3.11.7", platform="fake", sdk_needs=("cloudpickle==3.1.2",))
@@ -42,6 +43,7 @@ class FakeBuilder:
         gate: where given, each step that does something waits for it; set it to let builds go on.
         python_path: the interpreter that images have.
         at_ms: when everything is built and used; set it to let time pass.
+        upper: the folder with what every step has written to each of its volumes.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class FakeBuilder:
         gate: asyncio.Event | None = None,
         python_path: str = "/fake/python",
         at_ms: int = 0,
+        upper: str = "/fake/upper",
     ) -> None:
         self.host = host
         self.lines = lines
@@ -60,6 +63,7 @@ class FakeBuilder:
         self.gate = gate
         self.python_path = python_path
         self.at_ms = at_ms
+        self.upper = upper
         self.builds: list[str] = []  # image ids, one for each build that began
         self.ended: list[str] = []  # ... and for each that ended, however
         self.holds: list[FakeHold] = []  # that were not released
@@ -153,15 +157,18 @@ class FakeBuilder:
             self._used_at_ms.update(dict.fromkeys(kept & self._images.keys(), now_ms))
         return Collected(images=unused, freed_bytes=SIZE_BYTES * len(unused))
 
-    async def build(self, spec: ImageSpec, on_progress: OnProgress) -> BuiltImage:
+    async def build(self, spec: ImageSpec, on_progress: OnProgress, lender: Lender | None = None) -> BuiltImage:
         """See the port."""
         plan = self.plan(spec)
+        mounts = [mount for step in plan.steps for mount in volumes_of(step.layer)]
+        if mounts and lender is None:
+            raise UnsupportedError(f"a step has a volume at {mounts[0].path}, and this builder can mount none")
         found = None if plan.force_build else self.find(plan.image_id)
         if found:
             self.used(plan.image_id)
             return found
         listener = careful(on_progress, len(plan.steps))
-        await self._flights.join(plan.image_id, lambda emit: self._build(plan, emit), listener)
+        await self._flights.join(plan.image_id, lambda emit: self._build(plan, emit, lender), listener)
         return self._images[plan.image_id]
 
     async def reap(self) -> int:
@@ -172,20 +179,21 @@ class FakeBuilder:
         """See the port."""
         await self._flights.close()
 
-    async def _build(self, plan: ImagePlan, emit: Emit) -> None:
+    async def _build(self, plan: ImagePlan, emit: Emit, lender: Lender | None) -> None:
         self.builds.append(plan.image_id)
         try:
             for number, step in enumerate(plan.steps, 1):
                 emit(number, step.title, "")
                 if number == 1 or step.work is Work.SETTING:
                     continue
-                if self.gate:
-                    await self.gate.wait()
-                for line in self.lines:
-                    emit(number, step.title, line)
-                if number == self.fail_at:
-                    tail = "\n".join(self.lines[-LAST_LINES:])
-                    raise ImageBuildError(f"step {number} of {len(plan.steps)} ({step.title}) failed:\n{tail}")
+                mounts = volumes_of(step.layer)
+                if mounts and lender is not None:
+                    async with lender.lend(mounts) as loan:
+                        await self._step(plan, number, emit)
+                        uppers = ["" if mount.read_only else self.upper for mount in mounts]
+                        await loan.commit(uppers, f"by the build of {plan.image_id}: {step.title}")
+                else:
+                    await self._step(plan, number, emit)
         finally:
             self.ended.append(plan.image_id)
         self._plans[plan.image_id] = plan
@@ -202,6 +210,16 @@ class FakeBuilder:
             cmd=plan.cmd or (),
             shell=plan.shell,
         )
+
+    async def _step(self, plan: ImagePlan, number: int, emit: Emit) -> None:
+        title = plan.steps[number - 1].title
+        if self.gate:
+            await self.gate.wait()
+        for line in self.lines:
+            emit(number, title, line)
+        if number == self.fail_at:
+            tail = "\n".join(self.lines[-LAST_LINES:])
+            raise ImageBuildError(f"step {number} of {len(plan.steps)} ({title}) failed:\n{tail}")
 
     def _held(self) -> set[str]:
         return {hold.image.image_id for hold in self.holds}

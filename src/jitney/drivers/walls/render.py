@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from jitney.drivers.runtime.forking.leftovers import MARKER_NAME
-from jitney.ports.box import BoxSpec
+from jitney.ports.box import BoxSpec, BoxVolume
 from jitney.values.containers import Launch, TemplateSpec
 from jitney.values.images import BuiltImage
 from jitney.values.volumes import Mounted
@@ -122,16 +122,20 @@ def render_mount(
     """A volume in a pod, as runner.wall.mounting makes it; the paths are those of the pod's warden."""
     layers = [f"{volumes}/{mounted.volume_id}/{layer}" for layer in mounted.layers]
     upper, work = (f"{uppers}/{mounted.upper}/{name}" if mounted.upper else "" for name in ("upper", "work"))
-    op: Op = ["overlay", stage, layers, upper, work, mounted.read_only]
-    if not upper and len(layers) == 1:
-        op = ["bind", layers[0], stage, True]  # overlays want two folders
     return {
         "target": mounted.target,
-        "ops": [op],
+        "ops": [_stacked(stage, layers, upper, work)],
         "part": mounted.sub_path,
         "read_only": mounted.read_only,
         "replaces": replaces,
     }
+
+
+def _stacked(stage: str, layers: list[str], upper: str, work: str) -> Op:
+    """A volume as it is mounted where it is taken from; without `upper` read-only."""
+    if not upper and len(layers) == 1:
+        return ["bind", layers[0], stage, True]  # overlays want two folders
+    return ["overlay", stage, layers, upper, work, not upper]
 
 
 def render_skeleton(image: BuiltImage, outside: Outside) -> list[Op]:
@@ -308,9 +312,32 @@ def render_box_stage(spec: BoxSpec, outside: Outside, mask: str) -> list[Op]:
         own = [(f"/{one.name}", f"{stage}/host/{one.name}") for one in outside.host if not one.link]
         ops += [["bind_mapped", *paths] if outside.maps_host else ["bind", *paths, True] for paths in own]
     ops += [["bind", one.source, f"{stage}/binds/{n}", not one.writable] for n, one in enumerate(spec.binds)]
+    for number, volume in enumerate(spec.volumes):
+        ops.append(["folder", f"{stage}/volumes/{number}/all", 0o755])
+        ops += [["bind", layer, f"{stage}/volumes/{number}/{n}", True] for n, layer in enumerate(volume.layers)]
+        if volume.upper:
+            ops.append(["bind", os.path.dirname(volume.upper), f"{stage}/volumes/{number}/own", False])
     ops.append(["bind", outside.scratch, f"{stage}/scratch", False])
     ops += [["bind", f"/dev/{name}", f"{stage}/dev/{name}", False] for name in DEVICES]
     return [*ops, *(["bind", path, stage + path, True] for path in outside.sys)]
+
+
+def _box_volumes(volumes: Sequence[BoxVolume]) -> list[Op]:
+    """Volumes of a box, each taken under its target: as an image may have a link there, they are put when it is the
+    root."""
+    ops: list[Op] = []
+    for number, volume in enumerate(volumes):
+        own = f"/volumes/{number}"
+        upper = f"{own}/own/{os.path.basename(volume.upper)}" if volume.upper else ""
+        layers = [f"{own}/{n}" for n in range(len(volume.layers))]
+        ops.append(_stacked(f"{own}/all", layers, upper, work_of(upper) if upper else ""))
+        ops.append(["take_part", f"volume {number}", f"{own}/all", volume.sub_path, not upper])
+    return ops
+
+
+def work_of(upper: str) -> str:
+    """The overlay's own folder beside a layer: on the same mount, as the kernel wants it."""
+    return f"{upper}.work"
 
 
 def render_box_root(
@@ -329,6 +356,7 @@ def render_box_root(
     ops += [["take", f"/dev/{name}", f"/dev/{name}"] for name in DEVICES]
     ops += [["take", path, path] for path in outside.sys]
     ops += [["take", one.target, f"/binds/{number}"] for number, one in enumerate(spec.binds)]
+    ops += _box_volumes(spec.volumes)
     ops.append(["pivot", "/r"])
     ops += [["folder", f"/{name}", 0o755] for name in ("proc", "sys", "dev", "tmp", "etc")]
     ops += [
@@ -351,4 +379,5 @@ def render_box_root(
         ops.append(["tmpfs", "/tmp", "mode=1777"])
     ops.append(["cover", "/etc/resolv.conf", resolv_conf])
     ops += [["put_made", one.target, one.target, not one.writable] for one in spec.binds]
+    ops += [["put_made", f"volume {n}", one.target, not one.upper] for n, one in enumerate(spec.volumes)]
     return folders, ops

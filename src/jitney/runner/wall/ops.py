@@ -9,6 +9,7 @@ An operation is a list: its name, then its arguments (JSON). Paths are absolute,
     ["bind", source, target, read_only]         with the mounts below; a target that is missing is made like its source
     ["bind_mapped", source, target]             without the mounts below, read only, ids shifted into the user namespace
     ["take", name, source]                      a copy of a mount, kept aside under a name
+    ["take_part", name, source, path, read_only]    ... of a folder of one, made where it may be; a link is none
     ["take_proc", name]                         a /proc of this pid namespace, the same
     ["put", name, target, read_only]            what was taken, at a target that is there
     ["put_made", name, target, read_only]       the same, at a target that is made if it is not there
@@ -30,6 +31,7 @@ before the pivot and put after it, when no path leads out of the root any more.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -55,6 +57,8 @@ def perform(ops: Sequence[Op], *, user_namespace: int = -1) -> None:
             try:
                 if name == "take":
                     taken[arguments[0]] = kernel.take(arguments[1])
+                elif name == "take_part":
+                    taken[arguments[0]] = kernel.take(part(*arguments[1:]), recursive=False)
                 elif name == "take_proc":
                     taken[arguments[0]] = kernel.take_proc()
                 elif name == "put":
@@ -71,6 +75,18 @@ def perform(ops: Sequence[Op], *, user_namespace: int = -1) -> None:
     finally:
         for tree in taken.values():
             os.close(tree)
+
+
+def part(top: str, path: str, read_only: bool) -> str:
+    """A folder of what was mounted. Links are hostile: they would lead to what the caller sees."""
+    found = top
+    for name in filter(None, path.split("/")):
+        found = f"{found}/{name}"
+        if not os.path.lexists(found) and not read_only:
+            os.mkdir(found, 0o755)
+        if not os.path.lexists(found) or not stat.S_ISDIR(os.lstat(found).st_mode):
+            raise OSError(errno.ENOENT, f"the volume has no folder {path!r}")
+    return found
 
 
 def _put(tree: int, target: str, read_only: bool) -> None:

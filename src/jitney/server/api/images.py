@@ -15,8 +15,9 @@ from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.fleet import Fleet
 from jitney.server.scaling import Node
 from jitney.server.vault import Vault
+from jitney.server.volumes import Volumes
 from jitney.values import ids
-from jitney.values.images import BuiltImage, Collected, ImageSpec, PlannedImage
+from jitney.values.images import BuiltImage, Collected, ImageSpec, PlannedImage, volumes_of
 from jitney.values.secrets import Action, SecretUse
 from jitney.wire import methods
 from jitney.wire.messages import images as im
@@ -32,13 +33,20 @@ class Images:
     """Handlers of the image.* and source.* methods; knows what was built since the server started."""
 
     def __init__(
-        self, *, fleet: Fleet, sources: SourceStore, entropy: Callable[[int], bytes], vault: Vault | None = None
+        self,
+        *,
+        fleet: Fleet,
+        sources: SourceStore,
+        entropy: Callable[[int], bytes],
+        vault: Vault | None = None,
+        volumes: Volumes | None = None,
     ) -> None:
         self.built: dict[str, BuiltImage] = {}
         self._fleet = fleet
         self._sources = sources
         self._entropy = entropy
         self._vault = vault
+        self._volumes = volumes
         self._builds: dict[str, tuple[Emit, asyncio.Future[BuiltImage], Node]] = {}
         self._tasks: dict[str, tuple[asyncio.Future[wm.ImagesAnswer], Node]] = {}
 
@@ -56,6 +64,7 @@ class Images:
 
     async def build(self, peer: Peer, request: im.ImageBuild, emit: Emit) -> im.ImageBuilt:
         """Let a worker build the image; its progress is the stream."""
+        await self._check_volumes(request.spec)
         node = await self._node()
         build_id = ids.make(ids.BUILD, self._entropy(ids.ENTROPY_BYTES))
         done: asyncio.Future[BuiltImage] = asyncio.get_running_loop().create_future()
@@ -76,8 +85,16 @@ class Images:
         use = SecretUse(at_ms=0, action=Action.BUILT, secret_id="")
         return imagesecrets.filled(spec, await self._vault.by_name(refs, use))
 
+    async def _check_volumes(self, spec: ImageSpec) -> None:
+        """Whether the volumes of its steps are there, in the versions that it names: before anything is built."""
+        mounts = {(one.volume_id, one.version) for layer in spec.layers for one in volumes_of(layer)}
+        for volume_id, version in sorted(mounts, key=repr):
+            if self._volumes is not None:
+                await self._volumes.version(volume_id, version)
+
     async def plan(self, peer: Peer, request: im.ImagePlanRequest, emit: Emit) -> PlannedImage:
         """What a build would do, and which of it is done already."""
+        await self._check_volumes(request.spec)
         answer = await self._ask(wm.PlanImage(spec=imagesecrets.filled(request.spec, {})))
         assert answer.plan is not None
         return answer.plan

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec, OverMemory
+from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec, BoxVolume, OverMemory
 
 LOOK_S = 0.002
 LOOKS_MAX = 5_000
@@ -37,6 +37,10 @@ WRITES_BIND = "echo changed > /bound/note"
 WRITES_TMP = "echo x > /tmp/left-in-tmp"
 SAYS_IDENTITY = "id -u"
 EATS = "echo eating; tail /dev/zero"  # waits for the end of a line that never comes, with all of it in memory
+READS_VOLUME = "cat /data/volume/a"
+CHANGES_VOLUME = "mkdir -p /data/volume/deep && echo new > /data/volume/deep/new && rm /data/volume/a"
+READS_CHANGED = "cat /data/volume/deep/new"
+SEES_MOUNTS = "test ! -e /data/volume"
 EATS_AND_GOES_ON = f"({EATS}); echo over"
 
 
@@ -178,10 +182,11 @@ class BoxContract:
         self.needs_root(stage)
         assert self.run(stage, self.over(stage, SAYS_IDENTITY)) == (0, ["0"])
 
-    def test_3_without_root_file_systems_layers_are_refused(self, stage: Stage, tmp_path: Path) -> None:
+    def test_3_without_root_file_systems_layers_and_volumes_are_refused(self, stage: Stage, tmp_path: Path) -> None:
         if stage.box().capabilities().root_filesystem:
             pytest.skip("this box has root file systems")
-        for changes in ({"layers": (str(tmp_path),)}, {"upper": str(tmp_path)}):
+        volume = BoxVolume(target="/data/volume", layers=(str(tmp_path),))
+        for changes in ({"layers": (str(tmp_path),)}, {"upper": str(tmp_path)}, {"volumes": (volume,)}):
             with pytest.raises(BoxFailed):
                 self.run(stage, self.spec(stage, EXITS_3, **changes))
 
@@ -242,6 +247,86 @@ class BoxContract:
         code, lines = self.run(stage, self.spec(stage, EATS_AND_GOES_ON, memory_mib=48))
         assert code == 0
         assert lines[-1] == "over"
+
+    # ------------------------------------------------------------------------------------------------ volumes
+
+    def volume(self, stage: Stage, tmp_path: Path, **changes: object) -> BoxVolume:
+        """Two layers with a file in the lower one, and an adopted folder above."""
+        self.needs_layers(stage)
+        tmp_path.chmod(0o711)
+        for name in ("low", "high", "own"):
+            (tmp_path / name).mkdir(mode=0o711)
+        (tmp_path / "low" / "part").mkdir()
+        (tmp_path / "low" / "a").write_text("as committed\n")
+        (tmp_path / "low" / "part" / "a").write_text("in a part\n")
+        (tmp_path / "high" / "away").symlink_to("part")
+        layers = (str(tmp_path / "low"), str(tmp_path / "high"))
+        for path in (layers[0], f"{layers[0]}/part", layers[1]):
+            own_like_adopted(stage, path, tmp_path / "own")
+        volume = BoxVolume(target="/data/volume", layers=layers, upper=self.upper(stage, tmp_path / "own", "0"))
+        return msgspec.structs.replace(volume, **changes)
+
+    def test_9_a_volume_is_seen_and_what_is_written_is_above_it(self, stage: Stage, tmp_path: Path) -> None:
+        volume = self.volume(stage, tmp_path)
+        upper = self.upper(stage, tmp_path, "upper")
+        seen = (volume,)
+        assert self.run(stage, self.over(stage, READS_VOLUME, volumes=seen)) == (0, ["as committed"])
+        assert self.run(stage, self.over(stage, CHANGES_VOLUME, upper, volumes=seen)) == (0, [])
+        assert self.run(stage, self.over(stage, READS_CHANGED, volumes=seen)) == (0, ["new"])
+        assert self.run(stage, self.over(stage, READS_VOLUME, volumes=seen))[0] != 0
+        # It is all in the volume's own folder; its layers are as they were, and the command's layer has nothing of it.
+        assert (Path(volume.upper) / "deep/new").read_text() == "new\n"
+        assert sorted(os.listdir(volume.layers[0])) == ["a", "part"]
+        assert os.listdir(tmp_path / "own") == ["0"]
+        assert not [name for _, _, names in os.walk(upper) for name in names]
+        assert self.run(stage, self.over(stage, SEES_MOUNTS))[0] == 0
+        assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+    def test_9_without_upper_a_volume_is_read_only(self, stage: Stage, tmp_path: Path) -> None:
+        two = self.volume(stage, tmp_path, upper="")
+        for volume in (two, msgspec.structs.replace(two, layers=two.layers[:1])):
+            assert self.run(stage, self.over(stage, READS_VOLUME, volumes=(volume,))) == (0, ["as committed"])
+            assert self.run(stage, self.over(stage, CHANGES_VOLUME, volumes=(volume,)))[0] != 0
+
+    def test_9_only_a_part_is_seen_and_a_link_is_none(self, stage: Stage, tmp_path: Path) -> None:
+        volume = self.volume(stage, tmp_path, sub_path="part")
+        assert self.run(stage, self.over(stage, READS_VOLUME, volumes=(volume,))) == (0, ["in a part"])
+        made = msgspec.structs.replace(volume, sub_path="not/yet")
+        assert self.run(stage, self.over(stage, "true", volumes=(made,)))[0] == 0
+        read_only = msgspec.structs.replace(made, upper="", sub_path="no/where")
+        link = msgspec.structs.replace(volume, sub_path="away")
+        for refused in (read_only, link):
+            with pytest.raises(BoxFailed, match="has no folder"):
+                self.run(stage, self.over(stage, "true", volumes=(refused,)))
+
+    def test_9_cancelled_nothing_stays_mounted(self, stage: Stage, tmp_path: Path) -> None:
+        volume = self.volume(stage, tmp_path)
+
+        async def cancel() -> None:
+            started = asyncio.Event()
+            spec = self.over(stage, WAITS, volumes=(volume,))
+            task = asyncio.create_task(stage.box().run(spec, lambda line: started.set()))
+            await started.wait()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancel())
+        assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+        assert os.listdir(tmp_path / "own") == ["0"]
+        asyncio.run(stage.box().discard(volume.upper))
+        assert not os.path.lexists(volume.upper)
+
+
+def own_like_adopted(stage: Stage, path: str, beside: Path) -> None:
+    """Give a folder, with the files in it, to whom a box has for root."""
+    sample = str(beside / "sample")
+    stage.box().adopt(sample)
+    owner = os.stat(sample)
+    os.rmdir(sample)
+    if os.getuid() == 0:
+        for one in (path, *(entry.path for entry in os.scandir(path))):
+            os.chown(one, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 class _Condition(Protocol):

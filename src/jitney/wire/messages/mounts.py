@@ -1,4 +1,4 @@
-"""Volumes in containers: between the server and the worker that mounts them."""
+"""Volumes in containers and in steps of builds: between the server and the worker that mounts them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from jitney.values.volumes import Entry
 
 
 class VolumeHeads(msgspec.Struct, frozen=True, kw_only=True):
-    """Which versions are the newest. `container_id`: it gets those, which stay as long as it has them."""
+    """Which versions are the newest. `container_id`: it gets those, which stay as long as it has them. Without one,
+    volumes that are not there are an error."""
 
     volume_ids: tuple[str, ...]
     container_id: str = ""
@@ -39,23 +40,25 @@ class VolumeDiffAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountedPut(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a container has made. `incoming`: of a file, under which name its content was left there."""
+    """Something that was made in a mount. `incoming`: of a file, under which name its content was left there."""
 
     entry: Entry
     incoming: str = ""
 
 
 class MountCommit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a container has changed in a volume since the version that it saw. `key`: the same for one sent again.
+    """What a container, or a step of a build, has changed in a volume since the version that it saw. `key`: the same
+    for one sent again. `message`: of the version; "" = it has that of a container.
 
     Large ones come in parts with one key: `more` follow, and the last one commits them all, as one version.
     """
 
-    container_id: str
+    container_id: str = ""
     volume_id: str
     base: int
     puts: tuple[MountedPut, ...]
     removes: tuple[str, ...]
     key: str
+    message: str = ""
     part: int = 0
     more: bool = False

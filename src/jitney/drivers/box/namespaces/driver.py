@@ -127,16 +127,16 @@ class NamespacesBox:
         if not spec.upper:
             for name in ("upper", "work"):
                 self.adopt(str(own / "scratch" / name))
-        else:
-            self.adopt(_work_of(spec.upper))
+        for upper in _uppers(spec):
+            self.adopt(render.work_of(upper))
             # The wall's root, another user, has to come through to both; what is above stays closed to others.
-            parent = Path(spec.upper).parent
+            parent = Path(upper).parent
             parent.chmod(parent.stat().st_mode | 0o011)
 
 
-def _work_of(upper: str) -> str:
-    """The overlay's own folder beside a layer: on the same mount, as the kernel wants it."""
-    return f"{upper}.work"
+def _uppers(spec: BoxSpec) -> list[str]:
+    """The folders of others that the command writes to: of the layer, and of volumes."""
+    return [*filter(None, (spec.upper, *(one.upper for one in spec.volumes)))]
 
 
 class _Run:
@@ -173,7 +173,7 @@ class _Run:
         await self.wall.open(Launcher(machine.launcher(), env), plan)
         resolv_conf = await self._connect()
         upper = os.path.basename(spec.upper) if spec.upper else "upper"
-        work = os.path.basename(_work_of(spec.upper)) if spec.upper else "work"
+        work = os.path.basename(render.work_of(spec.upper)) if spec.upper else "work"
         folders, ops = render.render_box_root(spec, outside, mask, upper=upper, work=work, resolv_conf=resolv_conf)
         return await self._start(folders, ops)
 
@@ -238,8 +238,8 @@ class _Run:
         if self.group is not None:
             self.oom_kills = self.group.oom_kills()
             await self.group.remove()
-        if self.spec.upper:
-            await self.box.discard(_work_of(self.spec.upper))
+        for upper in _uppers(self.spec):
+            await self.box.discard(render.work_of(upper))
         await self.box.discard(str(self.own))
 
 

@@ -19,7 +19,7 @@ from jitney.drivers.builder.local import disk
 from jitney.drivers.builder.local.render import is_disk_full
 from jitney.drivers.builder.local.tools import Room, Settings
 from jitney.errors import ImageBuildError, StorageFullError
-from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec, OverMemory
+from jitney.ports.box import Bind, Box, BoxFailed, BoxSpec, BoxVolume, OverMemory
 from jitney.ports.builder import LAST_LINES
 from jitney.values.isolation import Isolation
 
@@ -31,11 +31,12 @@ TIMEOUT_CODE = -15  # what a command's own limit is told as
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command sees: layers (() = the host's own), host folders, variables, where it starts."""
+    """What a command sees: layers (() = the host's own), host folders, volumes, variables, where it starts."""
 
     layers: tuple[str, ...] = ()
     upper: str = ""
     binds: tuple[Bind, ...] = ()
+    volumes: tuple[BoxVolume, ...] = ()
     env: dict[str, str] = {}
     cwd: str = "/"
     cpu_milli: int | None = None
@@ -96,6 +97,7 @@ class Bench:
             layers=around.layers,
             upper=around.upper,
             binds=around.binds,
+            volumes=around.volumes,
             env=around.env,
             cwd=around.cwd,
             cpu_milli=_least(around.cpu_milli, self._settings.cpu_milli),
@@ -136,13 +138,28 @@ class Bench:
     @contextlib.asynccontextmanager
     async def passing(self) -> AsyncIterator[Path]:
         """A folder for what is passing, which the box's root may write to. It goes away afterwards."""
+        async with self._folder_of_step() as folder:
+            self._box.adopt(str(folder))
+            folder.chmod(0o1777)
+            (folder / GIVEN.rpartition("/")[2]).mkdir(mode=0o755)
+            yield folder
+
+    @contextlib.asynccontextmanager
+    async def uppers(self, count: int) -> AsyncIterator[list[str]]:
+        """Folders for what a step writes to volumes, which the box's root may write to. They go away afterwards."""
+        async with self._folder_of_step() as folder:
+            folder.mkdir(mode=0o711)
+            made = [str(folder / str(number)) for number in range(count)]
+            for upper in made:
+                self._box.adopt(upper)
+            yield made
+
+    @contextlib.asynccontextmanager
+    async def _folder_of_step(self) -> AsyncIterator[Path]:
         folder = self._images / disk.STEPS / secrets.token_hex(8)
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with disk.guarded(folder):
             try:
-                self._box.adopt(str(folder))
-                folder.chmod(0o1777)
-                (folder / GIVEN.rpartition("/")[2]).mkdir(mode=0o755)
                 yield folder
             finally:
                 await self._box.discard(str(folder))

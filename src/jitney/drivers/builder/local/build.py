@@ -31,6 +31,7 @@ from jitney.errors import ImageBuildError, InvalidError
 from jitney.ports.box import Box, BoxCapabilities
 from jitney.ports.builder import OnProgress
 from jitney.ports.dockerfiles import DockerfileBuilder
+from jitney.ports.lending import Lender
 from jitney.ports.pulls import Puller
 from jitney.values import ids
 from jitney.values.images import BuiltImage, Collected, ImageRecord, ImageSpec, Named
@@ -175,9 +176,10 @@ class LocalBuilder:
 
     # ---------------------------------------------------------------------------------------------- making one
 
-    async def build(self, spec: ImageSpec, on_progress: OnProgress) -> BuiltImage:
+    async def build(self, spec: ImageSpec, on_progress: OnProgress, lender: Lender | None = None) -> BuiltImage:
         """See the port."""
         plan = self.plan(spec)
+        refusals.check_lender(plan, lender)
         if not plan.force_build and (found := self.find(plan.image_id)):
             return found
         started_ns = time.monotonic_ns()
@@ -186,7 +188,7 @@ class LocalBuilder:
             self._images.mkdir(parents=True, exist_ok=True, mode=0o700)
         for _ in range(LEFTOVER_AGAIN):
             made = await self._flights.join(
-                f"{plan.environment_id}+{plan.root_id}", lambda tell: self._make(plan, tell), emit
+                f"{plan.environment_id}+{plan.root_id}", lambda tell: self._make(plan, tell, lender), emit
             )
             if self._commit(plan, made):
                 break
@@ -230,7 +232,7 @@ class LocalBuilder:
                 lease.release()
         return True
 
-    async def _make(self, plan: ImagePlan, emit: Emit) -> Made:
+    async def _make(self, plan: ImagePlan, emit: Emit, lender: Lender | None) -> Made:
         current = plan.steps[0]
 
         def tell(number: int, step: Step, line: str) -> None:
@@ -242,7 +244,7 @@ class LocalBuilder:
             lease = Lease(self._images)
             try:
                 async with asyncio.timeout(self._settings.timeout_ms / 1000):
-                    return await Making(self._shop, plan, lease, self._clock_ms(), tell).run()
+                    return await Making(self._shop, plan, lease, self._clock_ms(), tell, lender).run()
             except TimeoutError:
                 raise ImageBuildError(
                     f"the build took over {self._settings.timeout_ms / 1000:,.0f} s "

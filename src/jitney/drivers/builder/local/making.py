@@ -30,6 +30,7 @@ from jitney.drivers.builder.local.roots import Roots
 from jitney.drivers.builder.local.steps import Python, Scene, StepRunner
 from jitney.drivers.builder.local.tools import Settings, Uv
 from jitney.errors import ImageBuildError
+from jitney.ports.lending import Lender
 from jitney.values import ids
 from jitney.values.images import DebianSlim, Micromamba
 
@@ -75,8 +76,11 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 class Making:
     """One build, from the first step to the last that does something."""
 
-    def __init__(self, shop: Shop, plan: ImagePlan, lease: Lease, now_ms: int, tell: TellStep) -> None:
+    def __init__(
+        self, shop: Shop, plan: ImagePlan, lease: Lease, now_ms: int, tell: TellStep, lender: Lender | None = None
+    ) -> None:
         self._shop = shop
+        self._lender = lender
         self._plan = plan
         self._lease = lease
         self._now_ms = now_ms
@@ -138,7 +142,13 @@ class Making:
             await self._try_waiting(number, step)
 
     async def _fill(self, number: int, step: Step, folder: Path) -> RootFile:
-        scene = Scene(layers=self._layers, about=self._about, python=self._python())
+        scene = Scene(
+            layers=self._layers,
+            about=self._about,
+            python=self._python(),
+            lender=self._lender,
+            image_id=self._plan.image_id,
+        )
         tell = partial(self._tell, number, step)
         return await self._shop.runner.fill(folder, step, self._what(number, step), scene, tell)
 

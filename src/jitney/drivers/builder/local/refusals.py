@@ -5,10 +5,12 @@ from __future__ import annotations
 from jitney.core.imageplan import ImagePlan, Step, Work, base_title
 from jitney.drivers.builder.local import bases
 from jitney.drivers.builder.local.tools import Settings
+from jitney.drivers.builder.local.volumes import no_lender
 from jitney.errors import UnsupportedError
 from jitney.ports.box import BoxCapabilities
 from jitney.ports.dockerfiles import DockerfileBuilder
-from jitney.values.images import DebianSlim, Dockerfile, Micromamba, OciArchive, Registry
+from jitney.ports.lending import Lender
+from jitney.values.images import DebianSlim, Dockerfile, Micromamba, OciArchive, Registry, volumes_of
 
 NEEDS_ROOT = "it needs a root file system, and there are Python environments only here"
 # What to do instead, where there is something.
@@ -16,6 +18,7 @@ INSTEAD = {
     "apt_install": "install the packages on the machine that runs the containers",
     "run_function": "do it in an @enter method, or at the module's top level",
     "copy_tree": "leave copy=False: the files are then attached when containers start",
+    "volumes": "make it an @app.function(volumes=...) and call it once, with .remote(): what it writes is committed",
     "run_commands": "run them on the machine that runs the containers",
 }
 
@@ -67,6 +70,17 @@ def check(
         )
 
 
+def check_lender(plan: ImagePlan, lender: Lender | None) -> None:
+    """Whether steps that see volumes can have them.
+
+    Raises:
+        UnsupportedError: nobody lends any.
+    """
+    mounts = [mount for step in plan.steps for mount in volumes_of(step.layer)]
+    if mounts and lender is None:
+        raise no_lender(mounts)
+
+
 def _check_engine(base: Dockerfile, dockerfiles: DockerfileBuilder | None) -> None:
     why, remedy = dockerfiles.why_not() if dockerfiles is not None else ("this worker uses none", "")
     if why:
@@ -85,6 +99,8 @@ def _check_engine(base: Dockerfile, dockerfiles: DockerfileBuilder | None) -> No
 def _no_root(plan: ImagePlan, what: str, box: BoxCapabilities) -> UnsupportedError:
     step = _root_step(plan)
     kind = type(step.layer).__struct_config__.tag if step.layer is not None else ""
+    if volumes_of(step.layer):
+        kind = "volumes"
     instead = INSTEAD.get(str(kind), "use Image.debian_slim" if step.layer is None else "")
     why = f"{NEEDS_ROOT}{f' ({box.why})' if box.why else ''}"
     remedies = "; or ".join(filter(None, (instead, box.remedy)))

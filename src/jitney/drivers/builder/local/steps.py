@@ -24,8 +24,10 @@ from jitney.drivers.builder.local.copying import Target
 from jitney.drivers.builder.local.disk import RootFile
 from jitney.drivers.builder.local.interpreters import series
 from jitney.drivers.builder.local.union import Union
+from jitney.drivers.builder.local.volumes import check_paths, opened
 from jitney.errors import ImageBuildError, UnsupportedError
 from jitney.ports.box import Bind
+from jitney.ports.lending import Lender
 from jitney.values.images import AptInstall, CopyTree, MicromambaInstall, RunCommands, RunFunction
 
 Tell = Callable[[str], None]
@@ -62,11 +64,15 @@ class Python(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step goes onto: layers as a box sees them, what the base says of itself, the Python if there is one."""
+    """What a step goes onto: layers as a box sees them, what the base says of itself, the Python if there is one, and
+    who has volumes.
+    """
 
     layers: tuple[str, ...]
     about: RootFile = RootFile()
     python: Python | None = None
+    lender: Lender | None = None  # of volumes
+    image_id: str = ""  # what is built
 
     @property
     def view(self) -> tuple[str, ...]:
@@ -140,6 +146,8 @@ class StepRunner:
 
         Raises:
             ImageBuildError: it failed; `what` is the step in the message.
+            InvalidError: a volume of it would hide what it needs.
+            NotFoundError: a volume of it is not there.
             StorageFullError: the disk is full.
             UnsupportedError: the image has nothing to do it with.
         """
@@ -153,16 +161,18 @@ class StepRunner:
         union = Union(scene.view)
         if not union.is_folder(cwd):
             await asyncio.to_thread(target.make_folder, cwd)
-        async with self._bench.passing() as passing:
+        async with self._bench.passing() as passing, opened(self._bench, scene.lender, layer) as volumes:
             binds = [self._bench.bind_passing(passing)]
             commands = self._commands(step, scene, union, passing, binds)
             if scene.python:
                 paths = (scene.python.root, *scene.python.mounts)
                 binds += [Bind(source=path, target=path) for path in paths]
+            check_paths(volumes.boxed, binds, what)
             around = Surroundings(
                 layers=scene.layers,
                 upper=str(folder),
                 binds=tuple(binds),
+                volumes=volumes.boxed,
                 env=environment_of(step, scene.about, scene.python, bench.proxies(os.environ)),
                 cwd=cwd,
             )
@@ -175,7 +185,9 @@ class StepRunner:
                     env={**around.env, **_import_path(layer, around.env)},
                 )
             await self.run_all(commands, around, what, tell)
-            await asyncio.to_thread(_remove_mount_points, folder, [bind.target for bind in binds], scene.view)
+            targets = [*(one.target for one in volumes.boxed), *(one.target for one in binds)]
+            await asyncio.to_thread(_remove_mount_points, folder, targets, scene.view)
+            await volumes.commit(what, f"by the build of {scene.image_id}: {step.title}")
         return RootFile(title=step.title)
 
     async def run_all(self, commands: tuple[Command, ...], around: Surroundings, what: str, tell: Tell) -> None:
