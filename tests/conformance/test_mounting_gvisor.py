@@ -10,7 +10,7 @@ from tests.conformance.test_runtime_gvisor import FOUND
 
 from jitney.drivers.runtime.gvisor import GvisorRuntime
 from jitney.ports.runtime import StartFailed
-from jitney.testing.conformance.mounting import MountingContract, VolumeStage, ran
+from jitney.testing.conformance.mounting import AttachingContract, MountingContract, VolumeStage, ran
 from jitney.testing.conformance.runtime import Actor
 from jitney.testing.processes import open_stage
 from jitney.values.isolation import Isolation
@@ -35,6 +35,10 @@ def open_volumes(tmp_path):
 
 
 class TestGvisorMounting(MountingContract):
+    pass
+
+
+class TestGvisorAttaching(AttachingContract):
     pass
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from jitney.drivers.limits.none import NoLimiter
 from jitney.drivers.network.none import NoNetwork
 from jitney.drivers.runtime.namespaces import NamespacesRuntime
 from jitney.drivers.walls.probe import probe
-from jitney.testing.conformance.mounting import MountingContract, VolumeStage
+from jitney.testing.conformance.mounting import AttachingContract, MountingContract, VolumeStage
 from jitney.testing.processes import open_stage
 from jitney.values.isolation import Isolation
 
@@ -34,4 +36,9 @@ def open_volumes(tmp_path):
 
 
 class TestNamespacesMounting(MountingContract):
+    pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes a mount")
+class TestNamespacesAttaching(AttachingContract):
     pass

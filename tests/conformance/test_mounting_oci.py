@@ -11,7 +11,7 @@ from tests.conformance.engines import engine, why_not
 
 from jitney.drivers.runtime.oci import OciRuntime, OciSettings
 from jitney.ports.runtime import StartFailed
-from jitney.testing.conformance.mounting import MountingContract, VolumeStage, ran
+from jitney.testing.conformance.mounting import AttachingContract, MountingContract, VolumeStage, ran
 from jitney.testing.conformance.runtime import Actor
 from jitney.testing.processes import open_stage
 from jitney.values.isolation import Isolation
@@ -43,6 +43,10 @@ def open_volumes(tmp_path, socket):
 
 
 class TestOciMounting(MountingContract):
+    pass
+
+
+class TestOciAttaching(AttachingContract):
     pass
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from jitney.drivers.buckets.fuse import FuseBuckets
 from jitney.drivers.buckets.fuse.driver import mount_points
+from jitney.drivers.runtime.gvisor.probe import probe as sandboxes
 from jitney.drivers.walls.probe import probe
 from jitney.testing.buckets import KEYS, s3_server
 from tests.e2e.platforms import Platform, cmdline, eventually
@@ -30,9 +31,20 @@ def server():
         yield found
 
 
+def why_no_sandboxes():
+    return sandboxes().why or FuseBuckets(None, owner=0, only=("s3fs",)).why_not()
+
+
+SANDBOXES = pytest.param(
+    "gvisor",
+    marks=[pytest.mark.slow, pytest.mark.skipif(bool(why_no_sandboxes()), reason=f"not here: {why_no_sandboxes()}")],
+)
+
+
 @pytest.fixture
-def ready(lone: Platform, server):
-    lone.environment |= {"JITNEY_RUNTIME": "namespaces", "BUCKETS": server.url, **KEYS}
+def ready(lone: Platform, server, request):
+    runtime = getattr(request, "param", "namespaces")
+    lone.environment |= {"JITNEY_RUNTIME": runtime, "BUCKETS": server.url, **KEYS}
     lone.bring("buckets.py")
     return lone
 
@@ -47,6 +59,7 @@ def programs(platform):
     return found
 
 
+@pytest.mark.parametrize("ready", ["namespaces", SANDBOXES], indirect=True)
 def test_containers_read_and_write_a_bucket(ready, server):
     before = mount_points()
     out = ready.jitney("run", "buckets.py::main").out

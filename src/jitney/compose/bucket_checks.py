@@ -34,7 +34,7 @@ def mounter(home: Home, config: Config) -> Finding:
     if why := found.why_not():
         what, _, fix = why.partition(": ")
         return warning("buckets", "no CloudBucketMount can be mounted here", what, fix=fix)
-    if tiers.choose(config.worker.runtime) != Isolation.NAMESPACES:
+    if tiers.choose(config.worker.runtime) == Isolation.PROCESS:
         return warning(
             "buckets",
             f"{found.program} is there, and containers of this runtime cannot have its mounts",

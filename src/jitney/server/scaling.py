@@ -296,4 +296,5 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
         isolation=isolation,
         checkpoint=spec.checkpoint,
         volumes=tuple(sorted(VolumePlace(one.volume_id, one.path) for one in spec.volumes)),
+        buckets=tuple(sorted(one.path for one in spec.buckets)),
     )

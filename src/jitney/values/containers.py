@@ -45,6 +45,7 @@ class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Isolation = Isolation.PROCESS  # the lowest tier at which its import may run
     checkpoint: bool = False  # where it cannot be forked, a process that has imported it is written down and restored
     volumes: tuple[VolumePlace, ...] = ()  # those that its containers see, sorted: a wall lets in no others
+    buckets: tuple[str, ...] = ()  # where its containers have mounts of buckets, sorted
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

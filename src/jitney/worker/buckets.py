@@ -42,7 +42,7 @@ class Buckets:
         if not isinstance(self._runtime, Attaching):
             raise StartFailed(
                 f"it has buckets, and in containers of the runtime {self._runtime.capabilities().name!r} they cannot "
-                "be mounted: use 'namespaces' (`jitney doctor` says what this machine can do)"
+                "be mounted: use 'namespaces', 'oci' or 'gvisor' (`jitney doctor` says what this machine can do)"
             )
         live = self._live.setdefault(launch.container_id, [])
         secrets = launch.bucket_secrets or tuple({} for _ in launch.buckets)

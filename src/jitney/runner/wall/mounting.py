@@ -64,14 +64,23 @@ def mount(
             os.close(tree)
 
 
-def attach(pod: int, own: int, tree: int, target: str, *, read_only: bool) -> None:
-    """Attach a mount that another has made, and that is attached nowhere, in a pod.
+def attach(
+    pod: int,
+    own: int,
+    tree: int,
+    target: str,
+    *,
+    read_only: bool,
+    root: int = -1,
+    make_folder: Callable[[str], None] | None = None,
+) -> None:
+    """Attach a mount that another has made, and that is attached nowhere, in a pod; the rest as for `mount`.
 
     Raises:
         OSError: it could not be.
     """
-    with _joined(pod, own):
-        _make_folder(target)
+    with _joined(pod, own, root):
+        (make_folder or _make_folder)(target)
         _put(tree, {"target": target, "read_only": read_only})
 
 

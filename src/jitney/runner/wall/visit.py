@@ -2,12 +2,12 @@
 
     python .../runner/__main__.py attach JSON
         {"pidfd": n, "root": n or -1, "own_ids": bool, "here": bool, "folder": path, "stage": path,
-         "mounts": [...], "leave": [targets]}
+         "mounts": [...], "trees": [[descriptor, target, read_only]], "leave": [targets]}
 
 Prints {"message": "" or why not, "code": its errno}. `leave` are mounts to take away, whoever still uses them; then
-come `mounts` (runner.wall.mounting). With `here` those are made in the container's own view, where the machine's paths
-are the same (runner.view), otherwise in that of the machine, and handed over. `root`: what the container takes for its
-root, where that is not the root of its mounts.
+come `mounts` (runner.wall.mounting), and `trees`, which others have made. With `here` mounts are made in the
+container's own view, where the machine's paths are the same (runner.view), otherwise in that of the machine, and handed
+over. `root`: what the container takes for its root, where that is not the root of its mounts.
 
     python .../runner/__main__.py inside JSON
         {"pidfd": n, "own_ids": bool, "cwd": path, "path": program, "argv": [...], "keeps_ctype": bool, "tty": bool}
@@ -64,6 +64,8 @@ def _attach(request: dict[str, Any]) -> None:
         kernel.setns(own, kernel.NEWNS)
     pod, root = request["pidfd"], request["root"]
     mounting.mount(pod, own, mounts, root=root, stage=stage, folder=folder, make_folder=_make_folder)
+    for tree, target, read_only in request["trees"]:
+        mounting.attach(pod, own, tree, target, read_only=read_only, root=root, make_folder=_make_folder)
 
 
 def view(text: str) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from jitney.drivers.trees.localdir import LocalTrees
 from jitney.drivers.walls.machine import ids_of_machine
 from jitney.ports.mounting import MountBusy, MountFailed
 from jitney.ports.runtime import StartFailed
+from jitney.runner.wall import kernel
 from jitney.testing.conformance.runtime import WAIT_S, Actor
 from jitney.testing.processes import ProcessStage
+from jitney.values.buckets import AttachedBucket
 from jitney.values.containers import Launch, VolumePlace
 from jitney.values.isolation import Isolation
 from jitney.values.volumes import Entry, Kind, Mounted
@@ -227,6 +230,60 @@ class MountingContract:
                 assert changes.files == {name}
 
         play(act)
+
+
+class AttachingContract:
+    """Of `ports.attaching`, with a mount of this test's. Inherited as MountingContract is; where that is root's."""
+
+    def test_1_a_mount_of_the_machine_is_in_a_container_and_gone_with_it(
+        self, open_volumes: Open, tmp_path: Path
+    ) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(2 * WAIT_S), open_volumes() as stage:
+                await stage.lay_out()
+                actor = Actor(stage)  # type: ignore[arg-type]  # the rest of a stage is not needed
+                for read_only, said in ((True, "Read-only file system"), (False, "written")):
+                    with closing_file(mount_of_files(tmp_path / "made", {"a.txt": "attached"})) as tree:
+                        bucket = AttachedBucket(target="/bucket", descriptor=tree, read_only=read_only)
+                        made = stage.launch_mounted(ATTACHED, stage.mounted(2))
+                        template = msgspec.structs.replace(made.template, buckets=("/bucket",))
+                        made = msgspec.structs.replace(made, template=template, attached=(bucket,))
+                        assert await ran(actor, made) == ["attached", "['a.txt', 'sub']", said]
+
+        asyncio.run(main())
+        assert not os.path.exists("/bucket")
+
+
+ATTACHED = f"""
+print(open("/bucket/a.txt").read())
+print(sorted(os.listdir({TARGET!r})))
+try:
+    open("/bucket/new.txt", "w").close()
+    print("written")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def mount_of_files(folder: Path, files: dict[str, str]) -> int:
+    """A file system in memory with these files, that is mounted nowhere: its descriptor."""
+    folder.mkdir(exist_ok=True)
+    kernel.mount("tmpfs", str(folder), "tmpfs", 0, "mode=777")
+    try:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        return kernel.take(str(folder))
+    finally:
+        kernel.unmount(str(folder))
+
+
+@contextmanager
+def closing_file(descriptor: int) -> Iterator[int]:
+    """A descriptor, until it is closed."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 async def ran(actor: Actor, made: Launch) -> list[str]:

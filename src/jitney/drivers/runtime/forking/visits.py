@@ -28,6 +28,7 @@ async def attach(
     folder: str,
     stage: str,
     mounts: Sequence[dict[str, Any]] = (),
+    trees: Sequence[tuple[int, str, bool]] = (),
     leave: Sequence[str] = (),
     here: bool = False,
     own_ids: bool = False,
@@ -35,7 +36,8 @@ async def attach(
 ) -> None:
     """See the program. `pid` is one of the container, on this machine.
 
-    `own_root`: what it takes for the root is not that of its mounts.
+    `trees`: (descriptor, target, whether it is read-only) of mounts that are made already. `own_root`: what it takes
+    for the root is not that of its mounts.
 
     Raises:
         MountBusy: files in what is to be replaced are open.
@@ -53,7 +55,8 @@ async def attach(
     try:
         request = {
             "pidfd": descriptors[0], "root": descriptors[1] if own_root else -1, "own_ids": own_ids, "here": here,
-            "folder": folder, "stage": stage, "mounts": [*mounts], "leave": [*leave],
+            "folder": folder, "stage": stage, "mounts": [*mounts], "trees": [*trees],
+            "leave": [*leave],
         }  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             *command("attach", request),
@@ -61,7 +64,7 @@ async def attach(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={},
-            pass_fds=descriptors,
+            pass_fds=[*descriptors, *(tree for tree, _, _ in trees)],
         )
         said, problem = await process.communicate()
     except OSError as error:

@@ -75,9 +75,9 @@ class Containers:
             _, cwd, made = folders(container.id, opened.box.image)
             container.is_prepared = True
             await opened.box.keeper.prepare(container.id, made, cwd)
-            if launch.mounts:
+            if launch.mounts or launch.attached:
                 container.is_mounted = True
-                await self._volumes.attach(container.box, launch.mounts)
+                await self._volumes.attach(container.box, launch.mounts, launch.attached)
             template = opened.template or await self._start_cold(container)
             container.template = template
             joins = container.group.join_fds if container.group is not None and not template.is_cold else ()
@@ -229,7 +229,9 @@ class Containers:
             await box.keeper.clean(container.id, container.pid, others)
         if container.is_mounted:
             container.is_mounted = False
-            await self._volumes.detach(container.box, container.launch.mounts)
+            launch = container.launch
+            targets = [one.target for one in launch.mounts] + [one.target for one in launch.attached]
+            await self._volumes.detach(container.box, targets)
         if not container.box.has_room:
             await container.box.dead
             if container.box.why_ended and not container.was_killed:

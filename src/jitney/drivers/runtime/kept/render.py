@@ -51,7 +51,7 @@ class BoxOrder(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     mounts: tuple[Mount, ...]
     network: NetworkPolicy = NetworkPolicy()
-    volumes: tuple[str, ...] = ()  # paths of those that its containers will have
+    volumes: tuple[str, ...] = ()  # paths of those that its containers will have, and of buckets, sorted
     links: tuple[tuple[str, str], ...] = ()  # (name, text): symbolic links at the root, where it is the machine's
 
 
@@ -94,7 +94,7 @@ def render_order(
         env=walls.base_env(image),
         mounts=tuple(mounts),
         network=spec.network,
-        volumes=tuple(sorted({one.path for one in spec.volumes})),
+        volumes=tuple(sorted({*(one.path for one in spec.volumes), *spec.buckets})),
         links=tuple((one.name, one.link) for one in outside.host if one.link) if not image.layers else (),
     )
 

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from jitney.drivers.runtime.forking.marker import marker_of
 from jitney.drivers.runtime.forking.scratch import remove_tree
@@ -161,6 +162,11 @@ class KeptRuntime:
 
     # -------------------------------------------------------------------------------------------- containers
 
+    @property
+    def attaches(self) -> Literal[True]:
+        """See ports.attaching."""
+        return True
+
     async def start(self, launch: Launch, image: BuiltImage, output: Output) -> ContainerHandle:
         """See the port."""
         why = self._too_weak(launch.isolation) if not launch.isolation.allows(self._boxes.tier) else ""
@@ -168,7 +174,7 @@ class KeptRuntime:
             why = "its network policy is another one than that of its template, which all of its containers have"
         if why:
             raise StartFailed(why, _failure("UnsupportedError", why))
-        if not launch.mounts:
+        if not launch.mounts and not launch.attached:
             opened = self._templates.find(launch.template)
             if opened is None:
                 raise TemplateGone

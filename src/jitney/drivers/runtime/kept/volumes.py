@@ -20,6 +20,7 @@ from jitney.drivers.runtime.kept.keeper import BoxFailed
 from jitney.drivers.walls.machine import Ids
 from jitney.drivers.walls.render import render_mount
 from jitney.ports.mounting import MountFailed
+from jitney.values.buckets import AttachedBucket
 from jitney.values.volumes import Mounted
 from jitney.wire.home import Home
 
@@ -33,8 +34,10 @@ class Volumes:
         self._home = home
         self._owner = ids.first if ids.writer == "root" else None
 
-    async def attach(self, box: Box, mounts: Sequence[Mounted], *, replaces: bool = False) -> None:
-        """Put volumes into a box.
+    async def attach(
+        self, box: Box, mounts: Sequence[Mounted], attached: Sequence[AttachedBucket] = (), *, replaces: bool = False
+    ) -> None:
+        """Put volumes into a box, and buckets that are mounted already.
 
         Raises:
             MountBusy: files in what is to be replaced are open.
@@ -42,6 +45,7 @@ class Volumes:
         """
         try:
             entrance = await box.entrance()
+            trees = [(one.descriptor, entrance.place(one.target), one.read_only) for one in attached]
             placed = [msgspec.structs.replace(one, target=entrance.place(one.target)) for one in mounts]
             stage = await asyncio.to_thread(self._make_folders, box, mounts)
         except (BoxFailed, OSError) as error:
@@ -49,6 +53,7 @@ class Volumes:
         await visits.attach(
             entrance.pid,
             own_root=entrance.own_root,
+            trees=trees,
             folder=str(self._home.root),
             stage=stage,
             # The paths of layers are relative: options of mounts are short, and have letters with a meaning.
@@ -65,11 +70,11 @@ class Volumes:
         stage.mkdir(exist_ok=True)
         return str(stage)
 
-    async def detach(self, box: Box, mounts: Sequence[Mounted]) -> None:
+    async def detach(self, box: Box, targets: Sequence[str]) -> None:
         """Take them out again, once nobody uses them."""
         try:
             entrance = await box.entrance()
-            leave = [entrance.place(one.target) for one in mounts]
+            leave = [entrance.place(target) for target in targets]
             await visits.attach(entrance.pid, own_root=entrance.own_root, folder="/", stage="/", leave=leave)
         except (BoxFailed, MountFailed):
             box.kill()  # or it has ended: no other container may see what this one had
