@@ -113,6 +113,11 @@ bench-smoke: setup ## Every benchmark once, small, without peers
 	@$(PY) benchmarks/run.py --smoke $(ARGS)
 	$(PY) benchmarks/containers.py --smoke
 	$(PY) benchmarks/mount_bench.py --smoke
+	$(PY) benchmarks/durability.py --smoke
+
+.PHONY: durability
+durability: setup ## Kill containers, workers and servers 500 times, and look what was lost (ARGS="--kills 50")
+	@$(PY) benchmarks/durability.py $(ARGS)
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import jitney
 from jitney.client import embedded
+from jitney.client import link as links
 from jitney.client import session as sessions
 from jitney.errors import ConnectionError, UnsupportedError
 from jitney.wire.home import Home
@@ -192,3 +194,16 @@ def test_the_version_is_that_of_the_package():
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert jitney.__version__ == project["version"]
+
+
+def test_a_container_waits_for_a_server_that_is_away_when_it_first_asks(server, in_container, monkeypatch):
+    in_container("ap-1")
+    server.stop()
+    tried = threading.Event()
+    no_server = links.no_server
+    monkeypatch.setattr(links, "no_server", lambda *given: tried.set() or no_server(*given))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(sessions.current().ask, SERVER_STATUS, Empty())
+        assert tried.wait(10)
+        server.start()
+        assert asked.result(10).boot_id == server.boot_id

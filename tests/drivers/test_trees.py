@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -244,3 +245,70 @@ def test_layers_show_what_the_versions_have(tmp_path_factory, commits):
                 else:
                     seen[path.name] = path.read_text()
         assert seen == files
+
+
+@pytest.mark.parametrize("removes", [["d", "d/e", "d/e/f", "d/g"], ["d/e/f", "d/g", "d/e", "d"]])
+def test_a_folder_is_removed_with_all_that_was_in_it(place, removes):
+    run(place.trees.extend(VOLUME, 1, [place.file("d/e/f"), place.file("d/g")], []))
+    run(place.trees.extend(VOLUME, 2, [], removes))
+    assert [path.name for path in place.layer(2).iterdir()] == ["d"]
+    assert whited_out(place.layer(2) / "d")
+
+
+def test_what_was_in_a_folder_that_is_something_else_now_is_not_looked_for_in_it(place, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o700)
+    run(place.trees.extend(VOLUME, 1, [place.file("link/secret"), place.file("file/x")], []))
+    link = Entry(path="link", kind=Kind.SYMLINK, target=str(outside))
+    run(place.trees.extend(VOLUME, 2, [link, place.file("file")], ["link/secret", "file/x"]))
+    assert sorted(path.name for path in place.layer(2).iterdir()) == ["file", "link"]
+    assert list(outside.iterdir()) == []
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o700
+
+
+def overlaid(place, version):
+    """What a mount of these layers shows: the kind at each path."""
+    seen: dict[str, Kind] = {}
+    for layer in place.trees.layers(VOLUME, version):
+        root = place.trees.folder(VOLUME) / layer
+        for at, folders, others in os.walk(root):
+            for name in (*folders, *others):
+                full = os.path.join(at, name)
+                path = os.path.relpath(full, root)
+                kind = Kind.SYMLINK if os.path.islink(full) else Kind.DIR if os.path.isdir(full) else Kind.FILE
+                if kind is not Kind.DIR or seen.get(path) is not Kind.DIR:  # folders are merged
+                    for hidden in [one for one in seen if one == path or one.startswith(f"{path}/")]:
+                        del seen[hidden]
+                if not whited_out(Path(full)):
+                    seen[path] = kind
+    return seen
+
+
+paths = st.sampled_from(["a", "b", "a/a", "a/b", "b/a", "a/a/a", "a/a/b"])
+trees = st.dictionaries(
+    paths, st.sampled_from(Kind)
+).map(
+    lambda tree: {  # what is below something that is no folder cannot be
+        path: kind
+        for path, kind in tree.items()
+        if all(tree.get(path[:at]) is Kind.DIR for at, letter in enumerate(path) if letter == "/")
+    }
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(trees, max_size=4), st.randoms())
+def test_layers_of_folders_show_what_the_versions_have(tmp_path_factory, versions, dice):
+    place = Place(tmp_path_factory.mktemp("trees"))
+    before: dict[str, Kind] = {}
+    for version, tree in enumerate(versions, 1):
+        changed = sorted(path for path in tree if before.get(path) is not tree[path])
+        puts = [
+            place.file(path) if tree[path] is Kind.FILE else Entry(path=path, kind=tree[path], target="/nowhere")
+            for path in changed
+        ]
+        removes = [path for path in before if path not in tree]
+        dice.shuffle(removes)
+        run(place.trees.extend(VOLUME, version, puts, removes))
+        assert overlaid(place, version) == tree
+        before = tree

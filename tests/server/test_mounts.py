@@ -12,14 +12,15 @@ from jitney.server import mounts as module
 from jitney.server.mounts import Mounts
 from jitney.values.volumes import WORKSPACE, Entry, VolumeMount
 from jitney.wire.messages import mounts as mm
+from jitney.wire.messages import workers as wm
 from tests.server.test_volumes import World
 
 
 class Served:
     """Mounts of a fleet that is only a list of pools."""
 
-    def __init__(self):
-        self.world = World(contents=MemoryContents())
+    def __init__(self, world=None):
+        self.world = world or World(contents=MemoryContents())
         self.pools = {}
         self.containers = {}
         self.mounts = Mounts(
@@ -28,6 +29,7 @@ class Served:
             contents=self.world.contents,
             wall_ms=lambda: self.world.now_ms,
             entropy=lambda count: b"0" * count,
+            objects=self.world.objects,
         )
         self.holds = self.mounts.holds
         self.left = 0
@@ -129,5 +131,35 @@ def test_versions_that_containers_have_and_functions_name_are_in_use():
         served.pools["one"] = pool()
         assert served.mounts.used(volume_id) == {7}
         assert served.mounts._seen == {}
+
+    asyncio.run(story())
+
+
+def test_a_container_that_is_back_before_its_worker_is_not_unknown(monkeypatch):
+    monkeypatch.setattr(module, "NODE_LOOK_S", 0.0)
+
+    async def story():
+        served = Served()
+        fleet = served.mounts._fleet
+        fleet.nodes = {}
+
+        def answer(command):
+            served.mounts.synced(wm.MountSynced(request_id=command.request_id, version=7))
+
+        node = SimpleNamespace(connected=False, send=answer)
+        asking = asyncio.create_task(served.mounts.sync("ta-1", "/data", reload=True))
+        await asyncio.sleep(0)
+        fleet.containers["ta-1"] = SimpleNamespace(node_id="no-1")
+        await asyncio.sleep(0)
+        fleet.nodes["no-1"] = node
+        await asyncio.sleep(0)
+        assert not asking.done()
+        node.connected = True
+        assert (await asking).version == 7
+        node.connected = False
+        with pytest.raises(ConnectionError, match="cannot be reached"):
+            await served.mounts.sync("ta-1", "/data", reload=True)
+        with pytest.raises(NotFoundError, match="no container ta-2"):
+            await served.mounts.sync("ta-2", "/data", reload=True)
 
     asyncio.run(story())

@@ -151,10 +151,11 @@ class _Pending:
 class Link:
     """A connection to one server that is made again when it breaks. Of the portal's loop."""
 
-    def __init__(self, locate: Callable[[bool], Awaitable[Endpoint]]) -> None:
+    def __init__(self, locate: Callable[[bool], Awaitable[Endpoint]], *, was_connected: bool = False) -> None:
         """`locate(is_wanted)` says where the server is, and may start one.
 
         `is_wanted` is False while nobody asks for anything new, and what was under way at a break waits for its server.
+        `was_connected`: this process has had to do with the server already, so it is waited for the first time too.
         """
         self._locate = locate
         self._new_uses = 0  # that wait for a connection
@@ -163,7 +164,7 @@ class Link:
         self._calls: dict[str, Receiver] = {}
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._was_connected = False
+        self._was_connected = was_connected
         self._closed = False
         self.boot_id = ""
         self.lost_at_s: float | None = None  # on the monotonic clock; None while connected, and before the first time

@@ -107,7 +107,7 @@ class Session:
         if link is None:
             from jitney.client.link import Link
 
-            link = self._link = Link(self._locate)
+            link = self._link = Link(self._locate, was_connected=state.config is not None)
             PORTAL.at_stop(self.close)
         if not link.is_connected:
             await link.connect(is_new=is_new)

@@ -32,6 +32,7 @@ class Builder:
         self._content = content
         self._owner = owner
         self._folders: set[str] = set()
+        self._hidden: dict[str, bool] = {}
 
     def fill(self, puts: Iterable[Entry], removes: Iterable[str]) -> None:
         """Make the layer.
@@ -50,10 +51,22 @@ class Builder:
                 self._own(path)
             else:
                 self._file(entry, path)
-        for removed in removes:
+        for removed in sorted(removes):  # a folder before what was in it
+            if self._is_hidden(removed.rpartition("/")[0]):
+                continue
             path = self._path(removed)
             if not os.path.lexists(path):  # else something new is there, which hides the old
                 os.mknod(path, stat.S_IFCHR | 0o000, 0)
+
+    def _is_hidden(self, folder: str) -> bool:
+        """Whether this layer has something else where that folder was, or one above it: a link must not be followed."""
+        if not folder or folder in self._folders:
+            return False
+        if folder not in self._hidden:
+            above = folder.rpartition("/")[0]
+            full = f"{self._root}/{folder}"
+            self._hidden[folder] = self._is_hidden(above) or (os.path.lexists(full) and not _is_folder(full))
+        return self._hidden[folder]
 
     def _make_root(self) -> None:
         os.makedirs(self._root, exist_ok=True)
@@ -69,7 +82,7 @@ class Builder:
 
     def _folder(self, path: str, mode: int) -> None:
         full = self._path(path)
-        if not os.path.isdir(full):
+        if not _is_folder(full):
             os.mkdir(full)
             self._own(full)
         os.chmod(full, mode)
@@ -99,6 +112,10 @@ class Builder:
     def _own(self, path: str) -> None:
         if self._owner is not None:
             os.chown(path, self._owner, self._owner, follow_symlinks=False)
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def read_changes(upper: Path, known: Mapping[str, Stamp]) -> Changes:
