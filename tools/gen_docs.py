@@ -173,6 +173,8 @@ def configuration_page() -> str:
 
 def toml(value: object) -> str:
     """A default as it would be written in the file."""
+    if isinstance(value, tuple):
+        return str(list(value))
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -448,6 +450,7 @@ def type_name(kind: Any, named: dict[str, Any] | None = None) -> str:
         float: "number",
         bool: "boolean",
         bytes: "bytes",
+        memoryview: "bytes",
         type(None): "null",
         object: "any",
     }

@@ -19,6 +19,7 @@
     │       ├── BucketAccessError   bucket_access        502    its credentials are missing, wrong, or not for this
     │       └── BucketUnavailableError  bucket_unavailable  503  it did not answer well in time (retry is safe)
     ├── EncryptionKeyError          encryption_key       503    the key of the secrets is gone, wrong, or not private
+    ├── SecretUnreadableError       secret_unreadable    503    a secret cannot be opened: no key, or damaged
     ├── OutputExpiredError          output_expired       410    the result was kept its time and is gone
     ├── TimeoutError                timeout              504    waited as long as asked
     │   ├── FunctionTimeoutError    function_timeout     504    the function ran past its own `timeout`
@@ -178,7 +179,7 @@ class StorageCorruptError(StorageError):
 
 
 class BucketError(StorageError):
-    """The bucket that holds the files of volumes cannot be used: it is not there, or is somebody else's."""
+    """The bucket that holds files of volumes and sources cannot be used: it is not there, or is somebody else's."""
 
     code = "bucket"
     http_status = 502
@@ -203,6 +204,14 @@ class EncryptionKeyError(JitneyError):
     """The key that secrets are encrypted with is missing, is another one, or can be read by others."""
 
     code = "encryption_key"
+    http_status = 503
+
+
+class SecretUnreadableError(JitneyError):
+    """A secret cannot be opened: its key is missing or another one, or its record is damaged. Also a container that
+    needs it gets this, instead of a start."""
+
+    code = "secret_unreadable"
     http_status = 503
 
 
@@ -305,3 +314,10 @@ BY_CODE: dict[str, type[JitneyError]] = {kind.code: kind for kind in _tree(Jitne
 def from_code(code: str, message: str, hint: str = "") -> JitneyError:
     """The error that a peer meant by `code`; an unknown code (a newer peer) becomes the root class."""
     return BY_CODE.get(code, JitneyError)(message, hint=hint)
+
+
+def of_start(type_name: str, module: str, message: str, hint: str = "") -> JitneyError:
+    """The error for a container that never got ready, by the class of what was the reason."""
+    named = (SecretUnreadableError.__name__, SecretUnreadableError.__module__)
+    kind = SecretUnreadableError if (type_name, module) == named else StartupError
+    return kind(message, hint=hint)

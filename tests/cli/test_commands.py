@@ -92,6 +92,21 @@ def test_doctor_finds_what_is_wrong(home, capsys, monkeypatch):
     assert findings["leftovers"]["severity"] == "warning"
 
 
+@pytest.mark.parametrize(
+    "command, severity, told",
+    [
+        (["printf", "A" * 32], "ok", "sealed with one that printf gives"),
+        (["sh", "-c", "echo no permission >&2; exit 2"], "error", "no permission"),
+    ],
+)
+def test_doctor_asks_the_command_of_the_secrets_key(home, capsys, monkeypatch, command, severity, told):
+    monkeypatch.setenv("JITNEY_SECRETS_KEY_COMMAND", json.dumps(command))
+    main.invoke(["doctor", "--json"])
+    [finding] = [one for one in json.loads(capsys.readouterr().out) if one["id"] == "secrets"]
+    assert finding["severity"] == severity
+    assert told in finding["what"]
+
+
 def test_config_set_and_show(home, capsys):
     assert main.invoke(["config", "set", "http_port", "0"]) == 0
     assert main.invoke(["config", "show", "--json"]) == 0

@@ -122,9 +122,34 @@ def test_list_info_audit_and_rotation(secret):
 
 def test_delete(secret):
     secret("create", "db", "A=b")
-    assert secret("delete", "db") == "db is deleted\n"
+    assert "--yes" in secret("delete", "db", code=main.USAGE)
+    assert secret("delete", "db", "--yes") == "db is deleted\n"
     assert "no secret 'db'" in secret("delete", "db", "-y", code=main.NOT_FOUND)
-    assert secret("delete", "db", "--allow-missing") == ""
+    assert secret("delete", "db", "--allow-missing", "-y") == ""
     assert "deleted" in secret("audit", "db")
     secret("create", "database", "A=b")
     assert "did you mean 'database'?" in secret("info", "databse", code=main.NOT_FOUND)
+
+
+def test_a_secret_comes_from_json_and_is_shown_as_it(secret, tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps({"A": VALUE, "B": "b"}))
+    made = json.loads(secret("create", "db", "--from-json", tmp_path / "s.json", "B=later", "--json"))
+    assert (made["name"], made["version"], made["keys"]) == ("db", 1, ["A", "B"])
+    assert secret.values("db") == {"A": VALUE, "B": "later"}
+    assert secret("create", "in", "--from-json", "-", stdin='{"C": "c"}').startswith("in: version 1, with C")
+    for text in ('{"A": 1}', "[]", f'{{"A": "{VALUE}"', '"x"'):
+        (tmp_path / "s.json").write_text(text)
+        assert "no JSON object of texts" in secret("update", "db", "--from-json", tmp_path / "s.json", code=main.USAGE)
+    assert "one file" in secret("update", "db", "--from-json", "-", "--from-dotenv", "-", code=main.USAGE)
+
+
+def test_rename(secret):
+    secret("create", "db", f"A={VALUE}")
+    secret("create", "taken", "A=b")
+    assert "--yes" in secret("rename", "db", "new", code=main.USAGE)
+    assert "'taken' already" in secret("rename", "db", "taken", "-y", code=main.FAILED)
+    assert secret("rename", "db", "new", "-y") == "db is new now, version 2\n"
+    assert json.loads(secret("rename", "new", "newer", "-y", "--json"))["name"] == "newer"
+    assert secret.values("newer") == {"A": VALUE}
+    assert "renamed (newer)" in secret("audit", "new")
+    assert "did you mean 'newer'?" in secret("rename", "newr", "x", "-y", code=main.NOT_FOUND)

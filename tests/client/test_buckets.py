@@ -22,8 +22,8 @@ def test_it_is_declared_beside_volumes():
     assert volume_mounts.secrets_of(found) == (SECRET,)
     with pytest.raises(InvalidError, match="inside"):
         volume_mounts.checked({"/b": bucket, "/b/c": volume})
-    with pytest.raises(UnsupportedError, match="with_options"):
-        volume_mounts.only_volumes(found)
+    with pytest.raises(UnsupportedError, match="no step of an image"):
+        volume_mounts.of_step({"/b": bucket})
 
 
 @pytest.mark.parametrize("given, seconds", [(None, None), (0, 0), (7, 7), ("minimal", 0), ("indefinite", -1)])

@@ -438,6 +438,27 @@ def test_objects_of_a_kind(server):
         jitney.Queue.objects.delete("a")
 
 
+def test_one_that_is_renamed_stays_the_same(server, d):
+    d["a"] = 1
+    named = jitney.Dict.from_name(d.name)
+    by_id = jitney.Dict.from_id(d.info().object_id)
+    other = jitney.Dict.objects.create("other")
+    for taken in ("other", "../other"):
+        with pytest.raises((AlreadyExistsError, InvalidError), match="other"):
+            jitney.Dict.objects.rename(d.name, taken)
+    jitney.Dict.objects.rename(d.name, "new")
+    assert [one["a"] for one in (d, by_id, jitney.Dict.from_name("new"))] == [1, 1, 1]
+    with pytest.raises(NotFoundError, match=f"no dict {d.name!r}"):
+        named.get("a")
+    with pytest.raises(NotFoundError, match="did you mean 'other'"):
+        jitney.Dict.objects.rename("othr", "x")
+    made_anew = jitney.Dict.from_name(d.name, create_if_missing=True)
+    assert "a" not in made_anew
+    jitney.Dict.objects.delete("new")
+    assert sorted(one.name for one in jitney.Dict.objects.list()) == sorted([other.name, d.name])
+    asyncio.run(jitney.Dict.objects.rename.aio("other", "o"))
+
+
 def test_ephemeral_ones_live_as_long_as_their_block(server, monkeypatch):
     monkeypatch.setattr(client_objects, "HEARTBEAT_S", 0.01)
     heard = threading.Event()

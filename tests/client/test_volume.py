@@ -13,7 +13,7 @@ from jitney.client import session, volume_files
 from jitney.client.portal import PORTAL
 from jitney.client.volume_download import download
 from jitney.drivers.contents.memory import MemoryContents
-from jitney.errors import InvalidError, UnsupportedError
+from jitney.errors import InvalidError
 from jitney.testing.fake_volumes import FakeVolumes
 from jitney.values.volumes import BLOCK_BYTES, Kind, VolumeMount
 
@@ -212,8 +212,8 @@ def test_files_are_copied_moved_and_removed_on_the_server(volume):
     volume.copy_files(["a"], "d/")
     volume.copy_files(["d"], "e", recursive=True)
     assert paths(volume) == ["a", "d", "e", "d/a", "d/x", "d/y", "e/a", "e/x", "e/y"]
-    volume.rename("e", "f/g")
-    volume.rename("a", "f", into=True)
+    volume.move_file("e", "f/g")
+    volume.move_file("a", "f", into=True)
     assert paths(volume, "f") == ["f/a", "f/g", "f/g/a", "f/g/x", "f/g/y"]
     volume.remove_file("f/g/a")
     with pytest.raises(exception.InvalidError, match="recursive=True"):
@@ -221,15 +221,37 @@ def test_files_are_copied_moved_and_removed_on_the_server(volume):
     with pytest.raises(exception.InvalidError, match="recursive=True"):
         volume.copy_files(["f"], "z")
     with pytest.raises(exception.InvalidError, match="is a folder"):
-        volume.rename("d/x", "f")
+        volume.move_file("d/x", "f")
     for path, target in (("f", "f/g/h"), ("d/x", "d/x")):
         with pytest.raises(exception.InvalidError, match="itself"):
-            volume.rename(path, target)
+            volume.move_file(path, target)
     with pytest.raises(exception.NotFoundError, match="did you mean 'x'"):
         volume.remove_file("d/xx")
     volume.remove_file("f", recursive=True)
     assert paths(volume) == ["d", "d/a", "d/x", "d/y"]
     assert read(volume, "d/a") == b"1"
+
+
+def test_a_volume_is_renamed_by_its_class_and_files_by_another_method(server):
+    FakeVolumes(server, is_at_hand=True)
+    volume = jitney.Volume.from_name("weights", create_if_missing=True)
+    put(volume, a=b"1")
+    jitney.Volume.rename(volume.name, "renamed")
+    again = jitney.Volume.from_name("renamed")
+    assert (read(again, "a"), again.info().name) == (b"1", "renamed")
+    with pytest.raises(exception.NotFoundError, match="did you mean 'renamed'"):
+        jitney.Volume.rename("rename", "x")
+    with pytest.raises(exception.InvalidError, match="move_file"):
+        volume.rename("/a", "/b")
+    asyncio.run(jitney.Volume.rename.aio("renamed", volume.name))
+    assert read(jitney.Volume.from_name(volume.name), "a") == b"1"
+
+
+def test_a_container_renames_no_volume(server):
+    FakeVolumes(server, is_at_hand=False)
+    jitney.Volume.from_name("weights", create_if_missing=True).hydrate()
+    with pytest.raises(exception.PermissionDeniedError, match="jitney volume rename"):
+        jitney.Volume.rename("weights", "other")
 
 
 def test_a_file_that_is_no_file_is_not_read(volume):
@@ -371,7 +393,7 @@ def test_all_of_it_from_async_code(fake, tmp_path):
         async with volume.batch_upload() as batch:
             batch.put_file(io.BytesIO(b"x" * 10), "a")
         await volume.copy_files.aio(["a"], "b")
-        await volume.rename.aio("b", "c")
+        await volume.move_file.aio("b", "c")
         listed = [entry.path async for entry in volume.iterdir.aio()]
         data = b"".join([piece async for piece in volume.read_file.aio("c")])
         await volume.remove_file.aio("c")
@@ -572,9 +594,3 @@ def test_what_is_kept_is_set_and_told(server):
     assert volume.keep(versions=3).days == default.days
     assert (volume.kept().versions, volume.keep(days=0).days, volume.kept().versions) == (3, 0, 3)
     assert volume.keep() == default
-
-
-def test_builds_say_that_they_see_no_volume():
-    volume = jitney.Volume.from_name("v")
-    with pytest.raises(UnsupportedError, match="see no volume"):
-        jitney.Image.debian_slim().run_function(test_builds_say_that_they_see_no_volume, volumes={"/v": volume})

@@ -103,3 +103,16 @@ def test_set_refuses_a_broken_file(home):
     write(home, "[server\n")
     with pytest.raises(InvalidError, match="not TOML"):
         set_in_file(home.root / configuration.FILE_NAME, "server", "http_port", 1)
+
+
+def test_a_command_is_a_list_wherever_it_is_set(home):
+    argv = ("vault", "kv", "get", '-field="the key"', "secret/jitney é")
+    set_in_file(home.root / configuration.FILE_NAME, "server", "secrets_key_command", argv)
+    assert load(home, environ={}).server.secrets_key_command == argv
+    environ = {"JITNEY_SECRETS_KEY_COMMAND": '["cat", "/run/key"]'}
+    assert load(home, environ=environ).server.secrets_key_command == ("cat", "/run/key")
+    assert parse(find("secrets_key_command"), '["cat", "a b"]') == ("cat", "a b")
+    for wrong in ("cat /run/key", "[1]", '["cat"'):
+        with pytest.raises(InvalidError, match="secrets_key_command"):
+            parse(find("secrets_key_command"), wrong)
+    assert parse(find("contents"), "[odd]") == "[odd]"

@@ -89,6 +89,10 @@ class StoresAgree(RuleBasedStateMachine):
     def heartbeat(self, chosen, at_ms):
         self.same(lambda store: store.objects.heartbeat([object_id(number) for number in chosen], at_ms))
 
+    @rule(number=numbers, kind=st.sampled_from(KINDS), name=st.sampled_from(["a", "b", "c"]))
+    def rename(self, number, kind, name):
+        self.same(lambda store: store.objects.rename(object_id(number, kind), name))
+
     @rule(chosen=st.lists(st.tuples(numbers, st.sampled_from(KINDS)), max_size=2))
     def delete(self, chosen):
         self.same(lambda store: store.objects.delete([object_id(*one) for one in chosen]))

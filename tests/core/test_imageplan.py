@@ -32,18 +32,29 @@ from jitney.values.images import (
     UvSync,
     Workdir,
 )
+from jitney.values.volumes import VolumeMount
 
 HOST = Host(python_version="3.11.7", platform="linux-x86_64", sdk_needs=("cloudpickle==3.1.2",))
 
 SOURCE = ids.make(ids.SOURCE, bytes(16))
 
 names = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+volumes = st.lists(
+    st.builds(
+        VolumeMount,
+        path=names.map("/{}".format).filter(lambda path: path not in ("/dev", "/proc", "/sys")),
+        volume_id=st.integers(0, 1).map(lambda number: ids.make(ids.VOLUME, bytes([number] * 16))),
+        read_only=st.booleans(),
+        sub_path=st.sampled_from(["", "a/b"]),
+    ),
+    max_size=1,
+).map(tuple)
 layers = st.one_of(
     st.builds(PipInstall, requirements=st.lists(names, min_size=1, max_size=4).map(tuple), pre=st.booleans()),
     st.builds(Env, variables=st.dictionaries(names, st.text("abc", max_size=3), max_size=3)),
     st.builds(Workdir, path=names),
     st.builds(AptInstall, packages=st.lists(names, min_size=1, max_size=3).map(tuple)),
-    st.builds(RunCommands, commands=st.lists(names, min_size=1, max_size=3).map(tuple)),
+    st.builds(RunCommands, commands=st.lists(names, min_size=1, max_size=3).map(tuple), volumes=volumes),
     st.builds(CopyTree, source_id=st.just(SOURCE), target=names.map("/{}/".format)),
     st.builds(Cmd, words=st.lists(names, max_size=2).map(tuple)),
 )
@@ -290,6 +301,24 @@ def test_steps_carry_what_holds_by_then():
     assert made.env == {"A": "1", "B": "1"}  # a step's own variables end with it
     assert made.spec.layers[3].secrets == {}
     assert "s3cret" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ([{"volume_id": "im-1"}], "vo"),
+        ([{"sub_path": "../up"}], "no path in a volume"),
+        ([{"path": "/proc/x"}], "belongs to the system"),
+        ([{}, {}], "two are at"),
+        ([{}, {"path": "/data/inner"}], "is inside"),
+        ([{"path": f"/v{number}"} for number in range(65)], "over the limit"),
+    ],
+)
+def test_volumes_of_a_step_that_cannot_be_are_refused(changes, match):
+    mount = VolumeMount(path="/data", volume_id=ids.make(ids.VOLUME, bytes(16)))
+    layer = msgspec.structs.replace(RUN, volumes=tuple(msgspec.structs.replace(mount, **one) for one in changes))
+    with pytest.raises(InvalidError, match=match):
+        plan(made_of(layer), HOST)
 
 
 @given(specs, layers)

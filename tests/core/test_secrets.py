@@ -80,7 +80,7 @@ def test_a_required_key_that_is_missing_is_told_with_near_names():
 
 def test_a_missing_object_is_told_with_near_names_and_a_remedy():
     error = missing(ObjectKind.VOLUME, "wieghts", ["weights", "data"], "make one")
-    assert str(error) == "no volume 'wieghts': did you mean 'weights'?; make one"
+    assert str(error) == "no volume 'wieghts': did you mean 'weights'? make one"
     assert "create_if_missing" in str(missing(ObjectKind.DICT, "x", []))
     assert "secret list" in str(core.no_secret(SecretRef(name="db"), []))
     assert ID in str(core.no_secret(SecretRef(secret_id=ID), []))

@@ -947,7 +947,7 @@ def test_an_image_that_was_named_is_a_base(stage):
 # ------------------------------------------------------------------------------------------------ kills
 
 
-def child_that_dies(stage, spec, point):
+def child_that_dies(stage, spec, point, lender=None):
     """Build in a process of its own that is killed at its `point`-th chance; whether it was."""
     pid = os.fork()
     if pid == 0:
@@ -972,7 +972,9 @@ def child_that_dies(stage, spec, point):
             disk.commit, disk.settle = around(disk.commit), around(disk.settle)
             stage.box.adopt = around(stage.box.adopt)
             stage.box.script = around(stage.box.script)
-            asyncio.run(stage.builder().build(spec, lambda *_: None))
+            if lender is not None:
+                lender.add = around(lender.add)
+            asyncio.run(stage.builder().build(spec, lambda *_: None, lender))
         finally:
             os._exit(0)
     _, status = os.waitpid(pid, 0)

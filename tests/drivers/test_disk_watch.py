@@ -7,6 +7,7 @@ import os
 
 from jitney.drivers.runtime.namespaces import disk
 from jitney.drivers.runtime.namespaces.disk import DiskWatch, removed_kib, used_kib
+from jitney.ports.mounting import COMMITTED
 
 
 def test_blocks_are_counted_once_and_links_not_followed(tmp_path):
@@ -53,7 +54,7 @@ def test_a_container_that_hides_a_file_is_told_of(tmp_path, monkeypatch):
 
     async def main(folder):
         told = asyncio.get_running_loop().create_future()
-        watch = DiskWatch(lambda name, used: told.set_result((name, used)))
+        watch = DiskWatch(lambda name, used, _: told.set_result((name, used)))
         watch.watch("hides", folder, 5_000, os.getpid())
         assert await asyncio.wait_for(told, 10) >= ("hides", 5_000)
         watch.close()
@@ -71,7 +72,7 @@ def test_one_that_passes_its_limit_is_told_of_once(tmp_path, monkeypatch):
 
     async def main():
         told = asyncio.get_running_loop().create_future()
-        watch = DiskWatch(lambda name, used: told.set_result((name, used)))
+        watch = DiskWatch(lambda name, used, _: told.set_result((name, used)))
         watch.watch("small", str(tmp_path), 10)
         watch.watch("large", str(tmp_path), 1_000_000)
         name, used = await asyncio.wait_for(told, 10)
@@ -79,6 +80,42 @@ def test_one_that_passes_its_limit_is_told_of_once(tmp_path, monkeypatch):
         assert used > 10
         watch.forget("large")
         assert watch.used_kib("large") == 0
+        watch.close()
+
+    asyncio.run(main())
+
+
+def test_what_was_written_to_volumes_counts_until_it_is_committed(tmp_path):
+    for number, mib in (("0", 1), ("1", 2)):
+        upper = tmp_path / number / "upper"
+        upper.mkdir(parents=True)
+        (upper / "file").write_bytes(bytes(mib * 1_048_576))
+    assert 3_072 <= disk.uncommitted_kib(str(tmp_path), 100_000) <= 3_100
+    mark = tmp_path / "1" / COMMITTED
+    mark.touch()
+    later = (tmp_path / "1" / "upper" / "file").stat().st_ctime_ns + 1
+    os.utime(mark, ns=(later, later))
+    assert 1_024 <= disk.uncommitted_kib(str(tmp_path), 100_000) <= 1_040
+    os.utime(mark, ns=(later - 1, later - 1))  # a change while it was being committed
+    assert disk.uncommitted_kib(str(tmp_path), 100_000) >= 3_072
+    assert disk.uncommitted_kib(str(tmp_path / "none"), 100) == 0
+
+
+def test_a_container_is_told_of_for_what_it_has_not_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "LOOK_S", 0.001)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "uppers" / "0" / "upper").mkdir(parents=True)
+    (tmp_path / "own" / "file").write_bytes(bytes(2_048_000))
+    (tmp_path / "uppers" / "0" / "upper" / "file").write_bytes(bytes(4_096_000))
+
+    async def main():
+        told = asyncio.get_running_loop().create_future()
+        watch = DiskWatch(lambda *what: told.set_result(what))
+        watch.watch("fits", str(tmp_path / "own"), 5_000)
+        watch.watch("over", str(tmp_path / "own"), 5_000, 0, str(tmp_path / "uppers"))
+        name, used, uncommitted = await asyncio.wait_for(told, 10)
+        assert name == "over"
+        assert used > 5_000 > uncommitted >= 4_000
         watch.close()
 
     asyncio.run(main())

@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from tests.e2e.platforms import Platform
 
 from jitney.drivers.runtime.gvisor.probe import probe
+from tests.e2e.platforms import Platform
 
 FOUND = probe()
 pytestmark = [

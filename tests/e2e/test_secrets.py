@@ -235,7 +235,7 @@ def test_new_values_reach_new_containers_and_running_ones_keep_the_old(tier):
     is_made_anew = keys.exists()
     kept.rename(keys)  # before anything is judged: others use it too
     assert not is_made_anew
-    assert "StartupError: secrets are encrypted with the key kf-" in done.err
+    assert "SecretUnreadableError: secret 'turning' cannot be opened: secrets are encrypted with the key" in done.err
     assert "bring the file back from a copy" in done.err
     assert tier.python(call).out.strip() == digest("two-of-two")
     tier.jitney("app", "stop", "deployed")

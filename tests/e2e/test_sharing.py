@@ -202,9 +202,12 @@ def test_commands_show_what_is_there(lone):
     assert "{'y': 1}" in run("queue", "peek", "jobs").out
     assert "--yes" in run("queue", "clear", "jobs", code=2).err, "nobody is there to ask"
     assert run("queue", "clear", "jobs", "--yes").out == "2 items are gone\n"
-    assert run("queue", "clear", "jobs", "--all", "--yes").out == "1 items are gone\n"
+    assert run("queue", "clear", "jobs", "--all", "--yes").out == "1 item is gone\n"
     assert run("dict", "clear", "counts", "-y").out == "5 entries are gone\n"
-    run("dict", "delete", "count", "-y", code=3)
-    run("dict", "delete", "counts", "-y")
+    assert "jitney dict create" in run("dict", "delete", "count", "-y", code=3).err, "a command, and no Python"
+    run("dict", "delete", "count", "-y", "--allow-missing")
+    assert run("dict", "rename", "counts", "sums", "--yes", "--json").json()["name"] == "sums"
+    run("dict", "rename", "counts", "more", "--yes", code=3)
+    run("dict", "delete", "sums", "-y")
     run("queue", "delete", "jobs", "-y")
     assert run("queue", "list").out == "no queues\n"

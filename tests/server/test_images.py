@@ -11,9 +11,13 @@ from jitney.errors import ConnectionError, InvalidError, NotFoundError, Unsuppor
 from jitney.server.api import images as api
 from jitney.server.api.images import Images
 from jitney.values import ids
-from jitney.values.images import Collected, ImageRecord, ImageSpec, PlannedImage
+from jitney.values.images import Collected, ImageRecord, ImageSpec, PlannedImage, RunCommands
+from jitney.values.objects import ObjectKind
+from jitney.values.volumes import VolumeMount
 from jitney.wire.messages import images as im
 from jitney.wire.messages import workers as wm
+from jitney.wire.messages.objects import ObjectOpen
+from tests.server.test_volumes import World
 
 ONE, OTHER = (ids.make(ids.IMAGE, bytes([number]) * 16) for number in (1, 2))
 PLAN = PlannedImage(image_id=ONE, python="3.11", needs_root=False, steps=())
@@ -49,7 +53,7 @@ def serve():
                 await asyncio.sleep(0)
 
             fleet = SimpleNamespace(nodes={"n": node}, router=SimpleNamespace(pools=pools), wait_node=wait_node)
-            images = node.images = Images(fleet=fleet, sources=None, entropy=bytes)
+            images = node.images = Images(fleet=fleet, sources=None, entropy=bytes, volumes=World().volumes)
             await play(images, node)
             assert not images._tasks
 
@@ -83,6 +87,25 @@ def test_an_error_of_the_worker_is_the_error(serve):
             await images.plan(None, im.ImagePlanRequest(spec=ImageSpec()), None)
 
     serve(play, {wm.PlanImage: {"code": "unsupported", "message": "no walls here"}})
+
+
+@pytest.mark.parametrize("version", [None, 3])
+def test_a_volume_that_is_not_there_is_told_before_a_worker_is_asked(serve, version):
+    async def play(images, node):
+        volume_id = ids.make(ids.VOLUME, bytes(16))
+        if version is not None:
+            request = ObjectOpen(kind=ObjectKind.VOLUME, name="v", create_if_missing=True)
+            volume_id = (await images._volumes._objects.open(request)).object_id
+        mount = VolumeMount(path="/w", volume_id=volume_id, version=version, read_only=version is not None)
+        spec = ImageSpec(layers=(RunCommands(commands=("ls",), volumes=(mount,)),))
+        match = "no volume" if version is None else "no version 3"
+        with pytest.raises(NotFoundError, match=match):
+            await images.build(None, im.ImageBuild(spec=spec), None)
+        with pytest.raises(NotFoundError, match=match):
+            await images.plan(None, im.ImagePlanRequest(spec=spec), None)
+        assert node.asked == []
+
+    serve(play)
 
 
 def test_images_are_removed_by_id_or_name_unless_functions_have_them(serve):

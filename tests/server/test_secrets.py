@@ -16,7 +16,7 @@ from jitney.errors import (
     EncryptionKeyError,
     InvalidError,
     NotFoundError,
-    StorageCorruptError,
+    SecretUnreadableError,
     StorageFullError,
 )
 from jitney.ports.secrets import Kept
@@ -27,6 +27,7 @@ from jitney.server.vault import AUDIT_KEPT_MS, OF_NO_APP_MS, Vault
 from jitney.testing import virtual_loop
 from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState
+from jitney.values.buckets import BucketMount
 from jitney.values.calls import Status
 from jitney.values.containers import NodeInfo, Phase
 from jitney.values.functions import FunctionSpec, Overrides, Scaling
@@ -206,7 +207,7 @@ def test_a_row_in_the_place_of_another_does_not_open(swap):
             "data key": msgspec.structs.replace(low.sealed, data_key=high.sealed.data_key),
         }[swap]
         safe.store.secrets._secrets[low.record.secret_id] = Kept(low.record, sealed)
-        with pytest.raises(StorageCorruptError, match=r"'low' cannot be read.*--force"):
+        with pytest.raises(SecretUnreadableError, match=r"'low' cannot be opened: its record was damaged.*--force"):
             await safe.open("low")
         assert await safe.open("high") == {"KEY": "of high"}
         assert (await safe.create("low", number=3, overwrite=True, KEY="again")).version == 2  # as it says
@@ -222,7 +223,7 @@ def test_an_older_version_in_the_place_of_the_current_one_does_not_open():
         await safe.vault.update("db", {"KEY": "new"})
         new = (await safe.store.secrets.by_name(["db"]))["db"]
         safe.store.secrets._secrets[old.record.secret_id] = Kept(new.record, old.sealed)
-        with pytest.raises(StorageCorruptError):
+        with pytest.raises(SecretUnreadableError):
             await safe.open("db")
 
     play(act)
@@ -292,9 +293,13 @@ def test_a_lost_key_is_told_and_nothing_new_is_sealed_meanwhile(tmp_path):
     async def act(safe):
         await safe.create()
         kept = path.rename(tmp_path / "copy")
-        for work in (safe.open("db"), safe.create("new", number=2), safe.vault.update("db", {"A": "b"})):
-            with pytest.raises(EncryptionKeyError, match="bring the file back"):
+        with pytest.raises(EncryptionKeyError, match="bring the file back"):
+            await safe.create("new", number=2)
+        told_of = r"secret 'db' cannot be opened: .*bring the file back"
+        for work in (safe.open("db"), safe.vault.update("db", {"A": "b"}), safe.vault.rename(secret_id(1), "other")):
+            with pytest.raises(SecretUnreadableError, match=told_of) as told:
                 await work
+            assert VALUE not in str(told.value)
         assert not path.exists()
         kept.rename(path)
         assert await safe.open("db") == {"KEY": VALUE}
@@ -312,13 +317,58 @@ def test_the_key_file_of_another_server_is_told(tmp_path):
         (tmp_path / "secrets.key").unlink()
         other = Safe(FileKeys(tmp_path / "secrets.key"))
         await other.create()
-        with pytest.raises(EncryptionKeyError, match="does not have it"):
+        with pytest.raises(SecretUnreadableError, match=r"'db' cannot be opened: .*does not have it"):
             await safe.open("db")
 
     play(act, FileKeys(tmp_path / "secrets.key"))
 
 
+def test_a_renamed_secret_has_its_values_and_is_in_the_audit_of_both_names():
+    async def act(safe):
+        await safe.create()
+        await safe.create("taken", number=2)
+        with pytest.raises(AlreadyExistsError, match=r"'taken' already.*choose another"):
+            await safe.vault.rename(secret_id(1), "taken")
+        with pytest.raises(InvalidError, match="cannot be the name"):
+            await safe.vault.rename(secret_id(1), "../db")
+        with pytest.raises(NotFoundError):
+            await safe.vault.rename(secret_id(3), "new")
+        renamed = await safe.vault.rename(secret_id(1), "new")
+        assert (renamed.name, renamed.version, renamed.secret_id) == ("new", 2, secret_id(1))
+        assert await safe.vault.rename(secret_id(1), "new") == renamed, "the answer was lost, and it came again"
+        assert await safe.open("new") == {"KEY": VALUE}
+        with pytest.raises(NotFoundError, match="no secret 'db'"):
+            await safe.open("db")
+        audit = {
+            name: [(one.action, one.other_name) for one in await safe.store.secrets.uses(name=name)]
+            for name in ("db", "new")
+        }
+        assert audit["db"] == [(Action.RENAMED, "new"), (Action.CREATED, "")]
+        assert audit["new"] == [(Action.USED, ""), (Action.RENAMED, "db")]
+        await safe.create("db", number=4)  # the name is free
+        await safe.vault.rotate()
+        assert await safe.open("new", "db") == {"KEY": VALUE}
+
+    play(act)
+
+
 # ------------------------------------------------------------------------------------------------ of an app
+
+
+def test_one_of_an_app_that_was_damaged_is_recorded_anew():
+    async def act(safe):
+        ref = SecretRef(secret_id=secret_id(1))
+        [was] = await safe.vault.settle_refs("ap-1", [ref], {secret_id(1): {"A": "1"}})
+        known = safe.store.secrets._secrets[was.secret_id]
+        damaged = msgspec.structs.replace(known.sealed, sealed=bytes(64))
+        safe.store.secrets._secrets[was.secret_id] = Kept(known.record, damaged)
+        with pytest.raises(SecretUnreadableError, match=r"of app ap-1, with A, .*deploy the app again"):
+            await safe.vault.open([was], {}, USE)
+        again = SecretRef(secret_id=secret_id(2))
+        [now] = await safe.vault.settle_refs("ap-1", [again], {secret_id(2): {"A": "1"}})
+        assert await safe.vault.open([now], {}, USE) == {"A": "1"}
+
+    play(act)
 
 
 def test_values_of_an_app_keep_their_id_while_they_are_the_same():
@@ -595,6 +645,31 @@ def test_options_replace_the_secrets_that_were_declared(folder):
     asked(folder, act)
 
 
+def test_options_may_give_buckets_with_secrets(folder):
+    bucket = BucketMount(path="/b", bucket="weights", secret=NAMED)
+    own = BucketMount(path="/c", bucket="others", secret=OWN)
+
+    async def act(user):
+        user.attach()
+        await user.create()
+        deployed = await user.deploy(function())
+        request = fm.FunctionBind(
+            function_id=deployed.function_ids["f"],
+            overrides=Overrides(buckets=(bucket, own), min_containers=1),
+            secrets={OWN.secret_id: {"AWS_ACCESS_KEY_ID": "a"}},
+        )
+        await user.ask(methods.FUNCTION_BIND, request)
+        [launch] = await user.launches()
+        assert launch.secrets == {}
+        assert [one.path for one in launch.buckets] == ["/b", "/c"]
+        assert launch.bucket_secrets == ({"KEY": VALUE}, {"AWS_ACCESS_KEY_ID": "a"})
+        missing = BucketMount(path="/b", bucket="weights", secret=SecretRef(name="dbb"))
+        nothing = fm.FunctionBind(function_id=deployed.function_ids["f"], overrides=Overrides(buckets=(missing,)))
+        assert "did you mean 'db'" in await user.refused(methods.FUNCTION_BIND, nothing)
+
+    asked(folder, act)
+
+
 def test_code_in_a_container_cannot_give_itself_a_secret(folder):
     async def main():
         async with serving(folder) as (server, connect):
@@ -615,6 +690,11 @@ def test_code_in_a_container_cannot_give_itself_a_secret(folder):
                 return fm.FunctionBind(function_id=deployed.function_ids["f"], overrides=overrides, secrets=values)
 
             assert "permission_denied" in await container.refused(methods.FUNCTION_BIND, bind(SecretRef(name="crown")))
+            of_bucket = BucketMount(path="/b", bucket="weights", secret=SecretRef(name="crown"))
+            with_bucket = fm.FunctionBind(
+                function_id=deployed.function_ids["f"], overrides=Overrides(buckets=(of_bucket,))
+            )
+            assert "permission_denied" in await container.refused(methods.FUNCTION_BIND, with_bucket)
             await container.ask(methods.FUNCTION_BIND, bind(NAMED))
             await container.ask(methods.FUNCTION_BIND, bind(OWN, **{OWN.secret_id: {"A": "b"}}))
             answer = await inner.ask("app.publish", am.AppPublish(deploy_as="x"))

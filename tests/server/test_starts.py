@@ -11,11 +11,13 @@ from jitney.server.apps import Apps
 from jitney.server.fleet import Fleet
 from jitney.server.scaling import Node, RunnerPaths
 from jitney.server.state import Pool
+from jitney.values import ids
 from jitney.values.apps import AppRecord, AppState
 from jitney.values.containers import NodeInfo, Snapshot
 from jitney.values.functions import FunctionSpec, Resources, Scaling
 from jitney.values.isolation import Isolation
 from jitney.values.network import NetworkPolicy
+from jitney.values.volumes import VolumeMount
 from jitney.wire.messages import workers as wm
 
 NODE = NodeInfo(node_id="no-1", cpu_milli=4_000, memory_mib=8_000, disk_mib=10_000)
@@ -117,8 +119,13 @@ def test_a_snapshot_is_of_a_class_with_its_parameters_and_variables():
         template = stage.launch(snapshot=True, resources=resources, **spec, **ONE).template
         assert template.snapshot.memory_limit_mib == 128
 
+    def knows_what_is_not_there(stage):
+        mount = VolumeMount(path="/w", volume_id=ids.make(ids.VOLUME, bytes(16)))
+        assert stage.launch(snapshot=True, volumes=(mount,), **spec, **ONE).template.snapshot.mounted == ("/w",)
+
     play(act)
     play(is_bounded)
+    play(knows_what_is_not_there)
     play(lambda stage: _has_none(stage.launch(snapshot=False, **spec, **ONE)))
     play(lambda stage: _has_none(stage.launch(snapshot=True, **ONE)))  # a function
 

@@ -12,7 +12,7 @@ from jitney.errors import NotFoundError
 from jitney.values.objects import ObjectKind
 
 
-@click.group(name="dict")
+@click.group(name="dict", cls=objects.Group)
 def dict_() -> None:
     """Make dicts, look into them, and clear or delete them.
 
@@ -22,14 +22,15 @@ def dict_() -> None:
 
 @dict_.command()
 @click.argument("name")
-def create(name: str) -> None:
+@AS_JSON
+def create(name: str, as_json: bool) -> None:
     """Make a dict, if there is none of that name.
 
     \b
     Example:
       jitney dict create counts
     """
-    objects.create(ObjectKind.DICT, name)
+    objects.create(ObjectKind.DICT, name, as_json=as_json)
 
 
 @dict_.command(name="list")
@@ -117,7 +118,8 @@ def _literal(text: str) -> Any:
 @dict_.command()
 @click.argument("name")
 @YES
-def clear(name: str, yes: bool) -> None:
+@AS_JSON
+def clear(name: str, yes: bool, as_json: bool) -> None:
     """Take everything out of a dict.
 
     \b
@@ -131,17 +133,33 @@ def clear(name: str, yes: bool) -> None:
     record = objects.opened(ObjectKind.DICT, name)
     objects.confirm(f"take everything out of the dict {name!r}?", yes=yes)
     count = connection.ask(methods.DICT_CLEAR, DictRef(object_id=record.object_id)).number
-    print(f"{count:,} entries are gone")
+    objects.gone(count, "entry", "entries", as_json=as_json)
+
+
+@dict_.command()
+@click.argument("old_name")
+@click.argument("new_name")
+@YES
+@AS_JSON
+def rename(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
+    """Give a dict another name. It stays the same dict: what uses it now notices nothing.
+
+    \b
+    Example:
+      jitney dict rename shared shared-2024
+    """
+    objects.rename(ObjectKind.DICT, old_name, new_name, yes=yes, as_json=as_json)
 
 
 @dict_.command()
 @click.argument("name")
+@objects.ALLOW_MISSING
 @YES
-def delete(name: str, yes: bool) -> None:
+def delete(name: str, allow_missing: bool, yes: bool) -> None:
     """Delete a dict, with all that is in it.
 
     \b
     Example:
       jitney dict delete counts --yes
     """
-    objects.delete(ObjectKind.DICT, name, yes=yes)
+    objects.delete(ObjectKind.DICT, name, allow_missing=allow_missing, yes=yes)

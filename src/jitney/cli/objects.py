@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from jitney.cli import terminal
+from jitney.core.objects import CREATE_IF_MISSING
+from jitney.errors import JitneyError, NotFoundError
 from jitney.values.objects import ObjectKind, ObjectRecord
 
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+ALLOW_MISSING = click.option("--allow-missing", is_flag=True, help="It is no error if there is none.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
 
-def create(kind: ObjectKind, name: str) -> None:
+class Group(click.Group):
+    """Commands about objects of a kind: what the server says in words of Python, a command says in its own."""
+
+    WORDS: ClassVar[dict[str, str]] = {
+        CREATE_IF_MISSING: "`jitney {group} create NAME` makes one",
+        "recursive=True": "--recursive",
+        "force=True": "--force",
+    }
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As `click.Group`."""
+        try:
+            return super().invoke(ctx)
+        except JitneyError as error:
+            for python, command in self.WORDS.items():
+                error.hint = error.hint.replace(python, command.format(group=self.name))
+            raise
+
+
+def create(kind: ObjectKind, name: str, *, as_json: bool) -> None:
     """Make an object of that name, or say that there is one."""
     from jitney.cli import connection
     from jitney.wire import methods
     from jitney.wire.messages.objects import ObjectOpen
 
     record = connection.ask(methods.OBJECT_OPEN, ObjectOpen(kind=kind, name=name, create_if_missing=True))
-    print(f"{record.object_id}  {name}")
+    if as_json:
+        terminal.write_json(record)
+    else:
+        print(f"{record.object_id}  {name}")
 
 
 def show(kind: ObjectKind, *, as_json: bool) -> None:
@@ -56,16 +81,49 @@ def opened(kind: ObjectKind, name: str) -> ObjectRecord:
     return connection.ask(methods.OBJECT_OPEN, ObjectOpen(kind=kind, name=name), otherwise=nothing)
 
 
-def delete(kind: ObjectKind, name: str, *, yes: bool) -> None:
+def rename(kind: ObjectKind, old_name: str, new_name: str, *, yes: bool, as_json: bool) -> None:
+    """Give an object another name."""
+    from jitney.cli import connection
+    from jitney.values.objects import check_name
+    from jitney.wire import methods
+    from jitney.wire.messages.objects import ObjectRename
+
+    check_name(new_name, kind)
+    record = opened(kind, old_name)
+    confirm(
+        f"rename the {kind} {old_name!r} to {new_name!r}? Code that names it {old_name!r} will not find it", yes=yes
+    )
+    request = ObjectRename(kind=kind, object_id=record.object_id, new_name=new_name)
+    renamed = connection.ask(methods.OBJECT_RENAME, request)
+    if as_json:
+        terminal.write_json(renamed)
+    else:
+        print(f"{old_name} is {new_name} now")
+
+
+def delete(kind: ObjectKind, name: str, *, allow_missing: bool, yes: bool) -> None:
     """End an object, with all that is in it."""
     from jitney.cli import connection
     from jitney.wire import methods
     from jitney.wire.messages.objects import ObjectDelete
 
-    record = opened(kind, name)
+    try:
+        record = opened(kind, name)
+    except NotFoundError:
+        if not allow_missing:
+            raise
+        return
     confirm(f"delete the {kind} {name!r} and all that is in it?", yes=yes)
     connection.ask(methods.OBJECT_DELETE, ObjectDelete(kind=kind, object_id=record.object_id))
     print(f"{name} is deleted")
+
+
+def gone(count: int, one: str, many: str, *, as_json: bool) -> None:
+    """Say how many are gone."""
+    if as_json:
+        terminal.write_json({"count": count})
+    else:
+        print(f"1 {one} is gone" if count == 1 else f"{count:,} {many} are gone")
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -14,21 +14,22 @@ from jitney.values.queues import check_partition
 PARTITION = click.option("--partition", "-p", default="", help="This partition; default: the one without a name.")
 
 
-@click.group()
+@click.group(cls=objects.Group)
 def queue() -> None:
     """Make queues, look into them, and clear or delete them."""
 
 
 @queue.command()
 @click.argument("name")
-def create(name: str) -> None:
+@AS_JSON
+def create(name: str, as_json: bool) -> None:
     """Make a queue, if there is none of that name.
 
     \b
     Example:
       jitney queue create jobs
     """
-    objects.create(ObjectKind.QUEUE, name)
+    objects.create(ObjectKind.QUEUE, name, as_json=as_json)
 
 
 @queue.command(name="list")
@@ -117,7 +118,8 @@ def peek(name: str, partition: str, limit: int, as_json: bool) -> None:
 @PARTITION
 @click.option("--all", "everything", is_flag=True, help="All partitions.")
 @YES
-def clear(name: str, partition: str, everything: bool, yes: bool) -> None:
+@AS_JSON
+def clear(name: str, partition: str, everything: bool, yes: bool, as_json: bool) -> None:
     """Drop the items of a partition, leased ones too.
 
     \b
@@ -135,20 +137,36 @@ def clear(name: str, partition: str, everything: bool, yes: bool) -> None:
     what = "all partitions" if everything else f"partition {partition!r}" if partition else "the default partition"
     objects.confirm(f"drop the items of {what} of the queue {name!r}?", yes=yes)
     request = QueueClear(object_id=record.object_id, partition=_key(partition), all=everything)
-    print(f"{connection.ask(methods.QUEUE_CLEAR, request).count:,} items are gone")
+    objects.gone(connection.ask(methods.QUEUE_CLEAR, request).count, "item", "items", as_json=as_json)
+
+
+@queue.command()
+@click.argument("old_name")
+@click.argument("new_name")
+@YES
+@AS_JSON
+def rename(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
+    """Give a queue another name. It stays the same queue: what uses it now notices nothing.
+
+    \b
+    Example:
+      jitney queue rename jobs jobs-2024
+    """
+    objects.rename(ObjectKind.QUEUE, old_name, new_name, yes=yes, as_json=as_json)
 
 
 @queue.command()
 @click.argument("name")
+@objects.ALLOW_MISSING
 @YES
-def delete(name: str, yes: bool) -> None:
+def delete(name: str, allow_missing: bool, yes: bool) -> None:
     """Delete a queue, with all that is in it.
 
     \b
     Example:
       jitney queue delete jobs --yes
     """
-    objects.delete(ObjectKind.QUEUE, name, yes=yes)
+    objects.delete(ObjectKind.QUEUE, name, allow_missing=allow_missing, yes=yes)
 
 
 def _key(partition: str) -> bytes:

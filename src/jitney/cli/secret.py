@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from jitney.cli import terminal
+from jitney.cli import objects, terminal
+
+if TYPE_CHECKING:
+    from jitney.values.secrets import SecretRecord
 
 KEPT = "the values that were there before are gone; containers that run keep them"
 
@@ -28,6 +32,9 @@ def _given(command: click.decorators.FC) -> click.decorators.FC:
         click.option(
             "--from-dotenv", metavar="FILE", help="Take what is in FILE, lines of KEY=VALUE; - is standard input."
         ),
+        click.option(
+            "--from-json", metavar="FILE", help="Take what is in FILE, an object of texts; - is standard input."
+        ),
         click.argument("pairs", nargs=-1, metavar="[KEY=VALUE | KEY]..."),
         click.argument("name"),
     ):
@@ -38,7 +45,8 @@ def _given(command: click.decorators.FC) -> click.decorators.FC:
 @secret.command()
 @_given
 @click.option("--force", is_flag=True, help="Replace one that has the name: all of its values.")
-def create(name: str, pairs: tuple[str, ...], from_dotenv: str | None, from_env: tuple[str, ...], force: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def create(name: str, force: bool, as_json: bool, **given: Any) -> None:
     """Make the secret NAME.
 
     What stands on a command line can be read by other programs while it runs, and is in the history of your shell. KEY
@@ -57,11 +65,11 @@ def create(name: str, pairs: tuple[str, ...], from_dotenv: str | None, from_env:
     from jitney.wire import methods
     from jitney.wire.messages.secrets import SecretCreate
 
-    values = check_values(_values(pairs, from_dotenv, from_env))
+    values = check_values(_values(**given))
     secret_id = ids.make(ids.SECRET, os.urandom(ids.ENTROPY_BYTES))
     request = SecretCreate(secret_id=secret_id, name=name, values=values, overwrite=force)
     made = connection.ask(methods.SECRET_CREATE, request)
-    print(f"{made.name}: version {made.version}, with {', '.join(made.keys) or 'nothing in it'}")
+    _say(made, as_json=as_json)
     if made.version > 1:
         terminal.note(KEPT)
 
@@ -69,9 +77,8 @@ def create(name: str, pairs: tuple[str, ...], from_dotenv: str | None, from_env:
 @secret.command()
 @_given
 @click.option("--unset", multiple=True, metavar="KEY", help="Take KEY away.")
-def update(
-    name: str, pairs: tuple[str, ...], from_dotenv: str | None, from_env: tuple[str, ...], unset: tuple[str, ...]
-) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def update(name: str, unset: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Set some values of the secret NAME, and leave its others.
 
     \b
@@ -84,10 +91,10 @@ def update(
     from jitney.wire import methods
     from jitney.wire.messages.secrets import SecretUpdate
 
-    values = check_values(_values(pairs, from_dotenv, from_env, or_nothing=bool(unset)))
+    values = check_values(_values(**given, or_nothing=bool(unset)))
     request = SecretUpdate(name=name, values={**values, **dict.fromkeys(unset)})
     made = connection.ask(methods.SECRET_UPDATE, request)
-    print(f"{made.name}: version {made.version}, with {', '.join(made.keys) or 'nothing in it'}")
+    _say(made, as_json=as_json)
 
 
 @secret.command(name="list")
@@ -154,6 +161,35 @@ def info(name: str, as_json: bool) -> None:
 
 
 @secret.command()
+@click.argument("old_name")
+@click.argument("new_name")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def rename(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
+    """Give the secret OLD_NAME another name. Functions that name it by the old one do not start any more.
+
+    \b
+    Example:
+      jitney secret rename database database-2024
+    """
+    from jitney.cli import connection
+    from jitney.values.objects import ObjectKind, check_name
+    from jitney.wire import methods
+    from jitney.wire.messages.secrets import SecretName, SecretRename
+
+    check_name(new_name, ObjectKind.SECRET)
+    found = connection.ask(methods.SECRET_INFO, SecretName(name=old_name)).secret
+    objects.confirm(
+        f"rename the secret {old_name!r} to {new_name!r}? Functions that name it {old_name!r} will not start", yes=yes
+    )
+    made = connection.ask(methods.SECRET_RENAME, SecretRename(secret_id=found.secret_id, new_name=new_name))
+    if as_json:
+        terminal.write_json(made)
+    else:
+        print(f"{old_name} is {made.name} now, version {made.version}")
+
+
+@secret.command()
 @click.argument("name")
 @click.option("--allow-missing", is_flag=True, help="It is no error if there is none.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -169,8 +205,7 @@ def delete(name: str, allow_missing: bool, yes: bool) -> None:
     from jitney.wire import methods
     from jitney.wire.messages.secrets import SecretName
 
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"delete the secret {name}? Its values cannot be brought back", abort=True, err=True)
+    objects.confirm(f"delete the secret {name!r}? Its values cannot be brought back", yes=yes)
     try:
         connection.ask(methods.SECRET_DELETE, SecretName(name=name))
     except NotFoundError:
@@ -204,7 +239,7 @@ def audit(name: str, limit: int, as_json: bool) -> None:
     rows = [
         (
             terminal.clock(one.at_ms)[:19],
-            one.action,
+            f"{one.action} ({one.other_name})" if one.other_name else one.action,
             one.name or one.secret_id,
             f"v{one.version}",
             one.function_name or "-",
@@ -241,24 +276,41 @@ def rotate_key(as_json: bool) -> None:
     print(f"the key is now {done.key_id}, for {secrets}; {keys} removed")
 
 
+def _say(made: SecretRecord, *, as_json: bool) -> None:
+    if as_json:
+        terminal.write_json(made)
+    else:
+        print(f"{made.name}: version {made.version}, with {', '.join(made.keys) or 'nothing in it'}")
+
+
 def _values(
-    pairs: tuple[str, ...], from_dotenv: str | None, from_env: tuple[str, ...], *, or_nothing: bool = False
+    pairs: tuple[str, ...],
+    from_dotenv: str | None,
+    from_json: str | None,
+    from_env: tuple[str, ...],
+    *,
+    or_nothing: bool = False,
 ) -> dict[str, str]:
     """The variables that were named, wherever their values are. Later ones win."""
     from jitney.core import dotenv
+
+    if from_dotenv == from_json == "-":
+        raise click.UsageError("standard input can be one file: --from-dotenv or --from-json")
 
     values: dict[str, str] = {}
     asked = [pair for pair in pairs if "=" not in pair]
     if from_dotenv is not None:
         values.update(dotenv.parse(_read(from_dotenv), from_dotenv))
+    if from_json is not None:
+        values.update(_json(_read(from_json), from_json))
     for key in from_env:
         if key not in os.environ:
             raise click.UsageError(f"--from-env {key}: the environment has no such variable")
         values[key] = os.environ[key]
-    values.update(_ask(asked, is_stdin_taken=from_dotenv == "-"))
+    values.update(_ask(asked, is_stdin_taken="-" in (from_dotenv, from_json)))
     values.update((key, value) for key, _, value in (pair.partition("=") for pair in pairs if "=" in pair))
     if not values and not or_nothing:
-        raise click.UsageError("no values: give KEY=VALUE, KEY, --from-dotenv or --from-env")
+        raise click.UsageError("no values: give KEY=VALUE, KEY, --from-dotenv, --from-json or --from-env")
     return values
 
 
@@ -275,6 +327,19 @@ def _ask(keys: list[str], *, is_stdin_taken: bool) -> dict[str, str]:
     if is_stdin_taken or len(keys) > 1:
         raise click.UsageError(f"{', '.join(keys)}: standard input can be one value, of one KEY")
     return {keys[0]: sys.stdin.read().removesuffix("\n")}
+
+
+def _json(text: str, place: str) -> dict[str, str]:
+    """The variables of an object. The message has no value in it."""
+    import msgspec
+
+    from jitney.errors import InvalidError
+
+    try:
+        found = msgspec.json.decode(text, type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeError):
+        raise InvalidError(f"{place} is no JSON object of texts", hint='write {"KEY": "value"}') from None
+    return found
 
 
 def _read(place: str) -> str:

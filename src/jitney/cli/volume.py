@@ -24,7 +24,7 @@ VERSION = click.option("--version", "at", type=click.IntRange(0), help="As it wa
 CONFLICTS_SHOWN_MAX = 10
 
 
-@click.group()
+@click.group(cls=objects.Group)
 def volume() -> None:
     """Make volumes, put files into them and get them back; go back to earlier versions.
 
@@ -34,14 +34,15 @@ def volume() -> None:
 
 @volume.command()
 @click.argument("name")
-def create(name: str) -> None:
+@AS_JSON
+def create(name: str, as_json: bool) -> None:
     """Make a volume, if there is none of that name.
 
     \b
     Example:
       jitney volume create weights
     """
-    objects.create(ObjectKind.VOLUME, name)
+    objects.create(ObjectKind.VOLUME, name, as_json=as_json)
 
 
 @volume.command(name="list")
@@ -136,7 +137,9 @@ def get(name: str, remote_path: str, local_path: str, force: bool, at: int | Non
         return 0
     path = volumes.plain_path(remote_path)
     local = Path(local_path).expanduser().absolute()
-    if path and (local.is_dir() or local_path.endswith("/")):
+    if local_path.endswith("/"):
+        local.mkdir(parents=True, exist_ok=True)
+    if path and local.is_dir():
         local /= path.rpartition("/")[2]
 
     async def run() -> Downloaded:
@@ -223,7 +226,7 @@ def mv(name: str, path: str, new_path: str, as_json: bool) -> None:
     Example:
       jitney volume mv weights /run-7/best.bin /best.bin
     """
-    _say(_volume(name).rename(path, new_path, into=True), as_json=as_json)
+    _say(_volume(name).move_file(path, new_path, into=True), as_json=as_json)
 
 
 @volume.command()
@@ -301,16 +304,32 @@ def restore(name: str, version: int, as_json: bool) -> None:
 
 
 @volume.command()
-@click.argument("name")
+@click.argument("old_name")
+@click.argument("new_name")
 @YES
-def delete(name: str, yes: bool) -> None:
+@AS_JSON
+def rename(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
+    """Give a volume another name. It stays the same volume: what uses it now notices nothing.
+
+    \b
+    Example:
+      jitney volume rename weights weights-2024
+    """
+    objects.rename(ObjectKind.VOLUME, old_name, new_name, yes=yes, as_json=as_json)
+
+
+@volume.command()
+@click.argument("name")
+@objects.ALLOW_MISSING
+@YES
+def delete(name: str, allow_missing: bool, yes: bool) -> None:
     """Delete a volume, with all its versions.
 
     \b
     Example:
       jitney volume delete weights --yes
     """
-    objects.delete(ObjectKind.VOLUME, name, yes=yes)
+    objects.delete(ObjectKind.VOLUME, name, allow_missing=allow_missing, yes=yes)
 
 
 def _volume(name: str, at: int | None = None) -> Volume:

@@ -15,7 +15,7 @@ import msgspec
 from jitney.client import session as sessions
 from jitney.client.portal import PORTAL
 from jitney.client.session import Session
-from jitney.client.volume_mounts import Mounts, mounts_of, only_volumes, variables
+from jitney.client.volume_mounts import Mounts, buckets_of, mounts_of, secrets_of, variables
 from jitney.errors import InvalidError, NotFoundError
 from jitney.runner import state
 from jitney.values.functions import MethodSpec, Overrides, Resources
@@ -213,20 +213,23 @@ class Bound(Handle):
         return of is not None and self.parent.forget(of)
 
     async def _look_up(self) -> Target:
+        import asyncio
+
+        from jitney.client import secret
+
         parent = await self.parent.find()
         session = parent.session
         overrides, values = self.overrides, {}
         if self.secrets:
-            import asyncio
-
-            from jitney.client import secret
-
             refs = await asyncio.to_thread(secret.references, self.secrets)
             overrides, values = msgspec.structs.replace(overrides, secrets=refs), secret.values(self.secrets)
         if self.volumes is not None:
-            mounts = await mounts_of(only_volumes(self.volumes))
+            buckets = await asyncio.to_thread(buckets_of, self.volumes)
+            mounts, of_buckets = await mounts_of(self.volumes), secrets_of(self.volumes)
+            if of_buckets:
+                values = {**values, **secret.values(of_buckets)}
             env = {**variables(self.volumes), **(overrides.env or {})}
-            overrides = msgspec.structs.replace(overrides, volumes=mounts, env=env or overrides.env)
+            overrides = msgspec.structs.replace(overrides, volumes=mounts, buckets=buckets, env=env or overrides.env)
         info = await session.request(
             FUNCTION_BIND, FunctionBind(function_id=parent.function_id, overrides=overrides, secrets=values)
         )

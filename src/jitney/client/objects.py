@@ -13,8 +13,8 @@ from jitney.errors import AlreadyExistsError, InvalidError, JitneyError, NotFoun
 from jitney.runner import state
 from jitney.values import ids, objects
 from jitney.values.objects import HEARTBEAT_S, ObjectKind, ObjectRecord
-from jitney.wire.messages.objects import ObjectDelete, ObjectHeartbeat, ObjectList, ObjectOpen
-from jitney.wire.methods import OBJECT_DELETE, OBJECT_HEARTBEAT, OBJECT_LIST, OBJECT_OPEN, Method
+from jitney.wire.messages.objects import ObjectDelete, ObjectHeartbeat, ObjectList, ObjectOpen, ObjectRename
+from jitney.wire.methods import OBJECT_DELETE, OBJECT_HEARTBEAT, OBJECT_LIST, OBJECT_OPEN, OBJECT_RENAME, Method
 
 if TYPE_CHECKING:
     import asyncio
@@ -225,6 +225,21 @@ class Named(Generic[T]):
                 raise AlreadyExistsError(f"there is a {self._kind.KIND} {name!r} already", hint="use from_name()")
         yield from handle._open()
         return handle
+
+    @talk
+    def rename(self, old_name: str, new_name: str) -> Talk[None]:
+        """Give one another name. It stays the same object: what has it open or mounted notices nothing, and code that
+        names it by the old name does not find it any more.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            AlreadyExistsError: there is one of the new name.
+            InvalidError: nothing can have that name.
+        """
+        kind = self._kind.KIND
+        objects.check_name(new_name, kind)
+        record = yield Ask(OBJECT_OPEN, ObjectOpen(kind=kind, name=objects.check_name(old_name, kind)))
+        yield Ask(OBJECT_RENAME, ObjectRename(kind=kind, object_id=record.object_id, new_name=new_name))
 
     @talk
     def list(self, *, max_objects: int = 1_000) -> Talk[_Handles[T]]:

@@ -18,6 +18,7 @@ from jitney.errors import (
     RemoteError,
     SerializationError,
     from_code,
+    of_start,
 )
 from jitney.runner import payload
 from jitney.values.calls import STATUS_CODE, Output, Status
@@ -103,7 +104,11 @@ def failure_of(output: Output) -> BaseException:
             return InternalError(
                 f"the server sent an output of status {output.status}, which this version does not know"
             )
-        error = from_code(code, failed.message if failed else _PLAIN.get(code, code), _hint(failed))
+        message = failed.message if failed else _PLAIN.get(code, code)
+        if output.status == Status.INIT_FAILURE and failed is not None:
+            error = of_start(failed.type_name, failed.module, message, _hint(failed))
+        else:
+            error = from_code(code, message, _hint(failed))
         if isinstance(error, CancelledError):
             return error
     if text:

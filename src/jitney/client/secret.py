@@ -22,8 +22,8 @@ from jitney.runner import state
 from jitney.values import ids
 from jitney.values.objects import ObjectKind, check_name
 from jitney.values.secrets import SecretRecord, SecretRef, check_key, check_values
-from jitney.wire.messages.secrets import SecretCreate, SecretList, SecretName, SecretUpdate
-from jitney.wire.methods import SECRET_CREATE, SECRET_DELETE, SECRET_INFO, SECRET_LIST, SECRET_UPDATE
+from jitney.wire.messages.secrets import SecretCreate, SecretList, SecretName, SecretRename, SecretUpdate
+from jitney.wire.methods import SECRET_CREATE, SECRET_DELETE, SECRET_INFO, SECRET_LIST, SECRET_RENAME, SECRET_UPDATE
 
 DOTENV = ".env"
 PAGE = 1_000
@@ -65,6 +65,20 @@ class SecretObjects:
         except AlreadyExistsError:
             if not allow_existing:
                 raise
+
+    @dual
+    async def rename(self, old_name: str, new_name: str) -> None:
+        """Give a secret another name; its values stay. Functions that name it by the old name do not start any more.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            AlreadyExistsError: there is one of the new name.
+            SecretUnreadableError: it cannot be opened.
+        """
+        _checked(new_name)
+        session = sessions.current()
+        found = await session.request(SECRET_INFO, SecretName(name=_checked(old_name)))
+        await session.request(SECRET_RENAME, SecretRename(secret_id=found.secret.secret_id, new_name=new_name))
 
     @dual
     async def list(self, *, max_objects: int | None = None, created_before: datetime | None = None) -> Secrets:

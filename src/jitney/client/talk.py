@@ -234,6 +234,17 @@ class talk(Generic[S, P, R]):  # noqa: N801 (a decorator)
         return BoundTalk(_bind(self._func, obj), self.__doc__)
 
 
+class talk_static(Generic[P, R]):  # noqa: N801 (a decorator)
+    """Descriptor: a conversation of a class, that needs no object of it."""
+
+    def __init__(self, func: Callable[P, Talk[R]]) -> None:
+        self._func = func
+        self.__doc__ = func.__doc__
+
+    def __get__(self, obj: object, owner: type) -> BoundTalk[P, R]:
+        return BoundTalk(self._func, self.__doc__)
+
+
 class talk_iter(Generic[S, P, R]):  # noqa: N801 (a decorator)
     """Descriptor: a conversation that gives items to both colours."""
 

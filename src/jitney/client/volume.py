@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from jitney.client import volume_files
 from jitney.client.dual import dual, dual_iter
 from jitney.client.objects import Named
-from jitney.client.talk import Ask, Talk, talk
+from jitney.client.talk import Ask, Talk, talk, talk_static
 from jitney.client.volume_handle import VolumeHandle
 from jitney.core import volumes
 from jitney.errors import InvalidError, NotFoundError
@@ -25,6 +25,23 @@ from jitney.wire.methods import Method
 
 if TYPE_CHECKING:
     from jitney.client.volume_upload import BatchUpload, Place
+
+
+def _rename(old_name: str, new_name: str) -> Talk[None]:
+    """`Volume.rename("old", "new")`: give a volume another name, as `Volume.objects.rename`. Containers that have it
+    mounted, and functions that mount it, go by its id: they notice nothing. Files are moved by `move_file`.
+
+    Raises:
+        NotFoundError: there is none of that name.
+        AlreadyExistsError: there is one of the new name.
+        InvalidError: nothing can have that name.
+    """
+    if "/" in old_name + new_name:
+        raise InvalidError(
+            f"Volume.rename gives a volume another name, and {old_name!r} or {new_name!r} is a path",
+            hint="volume.move_file(path, new_path) moves a file or a folder",
+        )
+    yield from Volume.objects.rename.body(old_name, new_name)
 
 
 class Volume(VolumeHandle):
@@ -117,7 +134,7 @@ class Volume(VolumeHandle):
         found = await stat_file(place, volumes.plain_path(path), self._version)
         async with aclosing(blocks(place, found)) as source:
             async for data in source:
-                yield data
+                yield bytes(data)
 
     @dual
     async def read_file_into_fileobj(
@@ -196,7 +213,7 @@ class Volume(VolumeHandle):
         return done
 
     @talk
-    def rename(self, path: str, new_path: str, *, into: bool = False) -> Talk[Committed]:
+    def move_file(self, path: str, new_path: str, *, into: bool = False) -> Talk[Committed]:
         """Move a file or a folder of the volume to another path; a file that is there is replaced.
 
         Args:
@@ -210,7 +227,7 @@ class Volume(VolumeHandle):
         """
         self._check_writable()
         source, target = volumes.plain_path(path), volumes.plain_path(new_path)
-        done: Committed = yield from self._ask_volume(methods.VOLUME_RENAME, path=source, target=target, into=into)
+        done: Committed = yield from self._ask_volume(methods.VOLUME_MOVE, path=source, target=target, into=into)
         return done
 
     @talk
@@ -237,6 +254,8 @@ class Volume(VolumeHandle):
         key = volume_files.new_name()
         done: Committed = yield from self._ask_volume(methods.VOLUME_RESTORE, version=version, key=key)
         return done
+
+    rename = talk_static(_rename)
 
     # ------------------------------------------------------------------------------------------- in containers
 

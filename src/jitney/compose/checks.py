@@ -140,12 +140,15 @@ def token(home: Home, config: Config) -> Finding:
 
 def secret_keys(home: Home, config: Config) -> Finding:
     """The keys that secrets in the store are encrypted with."""
-    if not os.path.lexists(home.secret_keys):
-        return ok("secrets", "no key yet (made with the first secret)")
+    command = config.server.secrets_key_command
+    if not os.path.lexists(home.secret_keys) and not command:
+        return ok("secrets", "no key file (the first secret makes one)")
     try:
-        asyncio.run(registry.keys(home).missing(()))
+        asyncio.run(registry.keys(home, config.server).missing(()))
     except EncryptionKeyError as failed:
         return error("secrets", failed.message, "functions with secrets cannot start", fix=failed.hint)
+    if command:
+        return ok("secrets", f"their keys are sealed with one that {command[0]} gives, and can be read")
     return ok("secrets", "their key can be read", fix=f"keep a copy of {home.secret_keys}: without it they are lost")
 
 

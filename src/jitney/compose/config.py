@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from jitney.compose import buckets, registry, tiers
+from jitney.compose import arguments, buckets, registry, tiers
 from jitney.errors import InvalidError
 from jitney.values.isolation import Isolation
 from jitney.values.volumes import KEPT_DAYS_MAX, KEPT_VERSIONS_MAX, Retention
@@ -73,6 +73,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     contents_endpoint: Annotated[str, Meta(description=buckets.ENDPOINT)] = ""
     contents_region: Annotated[str, Meta(description=buckets.REGION)] = ""
     contents_credentials: Annotated[str, Meta(description=buckets.CREDENTIALS)] = ""
+    secrets_key_command: Annotated[tuple[str, ...], Meta(description=arguments.KEY_COMMAND)] = ()
+    secrets_key_command_before: Annotated[tuple[str, ...], Meta(description=arguments.KEY_COMMAND_BEFORE)] = ()
     volume_keep_versions: Annotated[
         int,
         Meta(
@@ -326,7 +328,7 @@ def read(
         origins[f"{field.section}.{field.name}"] = "default"
         for origin, raw in layers:
             try:
-                value = msgspec.convert(raw, field.type, strict=not isinstance(raw, str))
+                value = arguments.convert(raw, field.type)
             except msgspec.ValidationError as error:
                 problems.append(Problem(where=origin, message=f"{field.name} = {raw!r}: {_plain(error)}"))
                 continue
@@ -443,7 +445,7 @@ def parse(field: Field, text: str) -> Any:
         InvalidError: it is none.
     """
     try:
-        return msgspec.convert(text, field.type, strict=False)
+        return arguments.convert(text, field.type)
     except msgspec.ValidationError as error:
         raise InvalidError(f"{field.name} = {text!r}: {_plain(error)}") from None
 
@@ -487,6 +489,8 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, tuple):
+        return arguments.toml(value)
     import json
 
     return json.dumps(str(value), ensure_ascii=False)  # a JSON string is a TOML basic string

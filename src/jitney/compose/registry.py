@@ -18,6 +18,7 @@ from jitney.wire.home import Home
 if TYPE_CHECKING:
     from jitney.compose.config import ServerConfig, WorkerConfig
     from jitney.drivers.builder.local import Settings
+    from jitney.ports.blobs import BlobStore
     from jitney.ports.box import Box
     from jitney.ports.buckets import BucketMounter
     from jitney.ports.builder import ImageBuilder
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 # port -> name -> "module:factory"
 DRIVERS: dict[str, dict[str, str]] = {
     "store": {"sqlite": "jitney.drivers.store.sqlite:SqliteStore"},
-    "blobs": {"localdir": "jitney.drivers.blobs.localdir:LocalBlobs"},
+    "blobs": {
+        "localdir": "jitney.drivers.blobs.localdir:LocalBlobs",
+        "s3": "jitney.drivers.blobs.s3:S3Blobs",
+    },
     "keys": {"file": "jitney.drivers.keys.file:FileKeys"},
+    "key commands": {"any": "jitney.drivers.keys.command:KeyCommand"},
     "sources": {"localdir": "jitney.drivers.sources.localdir:LocalSources"},
     "contents": {
         "localdir": "jitney.drivers.contents.localdir:LocalContents",
@@ -96,9 +101,12 @@ def store(home: Home, config: ServerConfig) -> Store:
     return made
 
 
-def keys(home: Home) -> KeyRing:
+def keys(home: Home, config: ServerConfig) -> KeyRing:
     """What the secrets of the store are encrypted with."""
-    made: KeyRing = factory("keys", "file")(home.secret_keys)
+    command = factory("key commands", "any")
+    given = ((name, getattr(config, name)) for name in ("secrets_key_command", "secrets_key_command_before"))
+    covers = [command(argv, option=name) for name, argv in given if argv]
+    made: KeyRing = factory("keys", "file")(home.secret_keys, covers=covers)
     return made
 
 
@@ -109,11 +117,23 @@ def inspect_store(home: Home, config: ServerConfig) -> tuple[str, str]:
     return found
 
 
-def sources(home: Home) -> SourceStore:
+def sources(home: Home, config: ServerConfig) -> SourceStore:
     """Where shipped files are kept."""
-    blobs = factory("blobs", "localdir")(home.files)
-    made: SourceStore = factory("sources", "localdir")(home.sources, blobs)
+    made: SourceStore = factory("sources", "localdir")(home.sources, blobs(home, config))
     return made
+
+
+def blobs(home: Home, config: ServerConfig) -> BlobStore:
+    """What shipped files hold. Where that is in a bucket, what was used last is near too."""
+    local = factory("blobs", "localdir")
+    if not buckets.is_bucket(config.contents):
+        made: BlobStore = local(home.files)
+        return made
+    from jitney.drivers.blobs.cached import CachedBlobs
+
+    settings = buckets.settings(config, os.environ)
+    far = factory("blobs", "s3")(settings, WORKSPACE, owner=buckets.owner(home.bucket_owner))
+    return CachedBlobs(far, local(buckets.near(home.near, config), synced=False))
 
 
 def contents(home: Home, config: ServerConfig) -> Contents:
@@ -194,7 +214,10 @@ def bucket_mounter(home: Home, config: WorkerConfig) -> BucketMounter:
 
     ids = ids_of_machine(os.environ)
     owner = ids.first if ids.writer == "root" else None
-    only = () if config.buckets == "auto" else (config.buckets,)
+    only = (config.buckets,)
+    if config.buckets == "auto":
+        # A file that rclone writes has no name yet, and gVisor looks it up as soon as it has made it.
+        only = ("s3fs",) if tiers.choose(config.runtime) == Isolation.GVISOR else ()
     made: BucketMounter = factory("buckets", "fuse")(home.buckets, owner=owner, only=only)
     return made
 

@@ -31,11 +31,11 @@ def check_required(ref: SecretRef, record: SecretRecord) -> None:
     absent = [key for key in ref.required_keys if key not in record.keys]
     if not absent:
         return
-    hint = near(absent[0], record.keys) or f"it has {', '.join(sorted(record.keys)) or 'none'}"
+    hint = near(absent[0], record.keys) or f"it has {', '.join(sorted(record.keys)) or 'none'};"
     many = "keys" if len(absent) > 1 else "key"
     raise NotFoundError(
         f"secret {record.name or record.secret_id!r} does not have the required {many} {', '.join(absent)}",
-        hint=f"{hint}; `jitney secret create {record.name or 'NAME'} KEY=VALUE --force` replaces it",
+        hint=f"{hint} `jitney secret create {record.name or 'NAME'} KEY=VALUE --force` replaces it",
     )
 
 

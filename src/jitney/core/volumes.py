@@ -60,7 +60,7 @@ def content_of(blocks: bytes, size: int) -> Content:
     return Content(digest=digest, size=size, blocks=blocks)
 
 
-def whole(data: bytes) -> Content:
+def whole(data: bytes | memoryview) -> Content:
     """The content of bytes that are at hand.
 
     >>> whole(b"").count, whole(b"x").count

@@ -7,6 +7,8 @@
 3. MountBusy: files in it are open. Nothing has changed.
 4. What a container has written stays in the folder of its `upper` (below the server folder's `uppers`) when it has
    ended, for whoever asked for the mount to look at, until `discard`.
+5. Beside that folder, whoever asked keeps a file `COMMITTED`, whose time of change is when the last commit began to
+   look: what has changed since is not committed, and may count as what the container uses.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Protocol, runtime_checkable
 
 from jitney.ports.runtime import ContainerHandle
 from jitney.values.volumes import Mounted
+
+COMMITTED = "committed"
 
 
 class MountBusy(Exception):

@@ -79,6 +79,14 @@ class ObjectStore(Protocol):
     async def heartbeat(self, object_ids: Sequence[str], now_ms: int) -> None:
         """Note that ephemeral objects are used. Others are passed over."""
 
+    async def rename(self, object_id: str, name: str) -> ObjectRecord:
+        """Give an object with a name another one: what it is then.
+
+        Raises:
+            NotFoundError: there is none with that id and a name.
+            AlreadyExistsError: another one of its kind has the name.
+        """
+
     async def delete(self, object_ids: Sequence[str]) -> list[ObjectRecord]:
         """End objects: those that were there."""
 

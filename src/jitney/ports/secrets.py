@@ -41,12 +41,12 @@ class SecretStore(Protocol):
             AlreadyExistsError: another one has the name.
         """
 
-    async def update(self, kept: Kept, entry: SecretUse) -> None:
-        """Record the next version: values, names of variables, time. The same version again changes nothing.
+    async def update(self, kept: Kept, *entries: SecretUse) -> None:
+        """Record the next version: name, values, names of variables, time. The same version again changes nothing.
 
         Raises:
             NotFoundError: there is no such secret.
-            AlreadyExistsError: it is not the next version: somebody else has changed it.
+            AlreadyExistsError: it is not the next version: somebody else has changed it. Or another one has the name.
         """
 
     async def get(self, secret_ids: Sequence[str]) -> dict[str, Kept]:

@@ -177,7 +177,10 @@ class Server:
 
     def _build_apis(self, boot: int) -> None:
         self.table = Table()
-        images = Images(fleet=self.fleet, sources=self._sources, entropy=secrets.token_bytes, vault=self.vault)
+        mounts = self._build_state(boot)
+        images = Images(
+            fleet=self.fleet, sources=self._sources, entropy=secrets.token_bytes, vault=self.vault, volumes=self.volumes
+        )
         self._apps_api = AppsApi(
             apps=self.apps,
             router=self.router,
@@ -197,13 +200,6 @@ class Server:
             entropy=secrets.token_bytes,
         )
         execs = ExecApi(fleet=self.fleet, store=self._store)
-        mounts = Mounts(
-            fleet=self.fleet,
-            store=self._store.volumes,
-            contents=self._contents,
-            wall_ms=self.fleet.wall_ms,
-            entropy=secrets.token_bytes,
-        )
         workers = WorkersApi(
             fleet=self.fleet,
             apps=self.apps,
@@ -225,19 +221,24 @@ class Server:
             execs,
             mounts,
             ServerApi(self.status, self.stop),
-            *self._build_shared(boot).apis,
-            self._build_volumes(mounts),
+            *self.shared.apis,
+            VolumesApi(volumes=self.volumes, objects=self.shared.objects),
         ):
             api.register(self.table)
         assert not self.table.missing(), self.table.missing()
 
-    def _build_shared(self, boot: int) -> Shared:
+    def _build_state(self, boot: int) -> Mounts:
         self.shared = Shared(
             store=self._store, boot=boot, now_ms=self.fleet.wall_ms, run=self._spawn, blobs=self._home.blobs
         )
-        return self.shared
-
-    def _build_volumes(self, mounts: Mounts) -> VolumesApi:
+        mounts = Mounts(
+            fleet=self.fleet,
+            store=self._store.volumes,
+            contents=self._contents,
+            wall_ms=self.fleet.wall_ms,
+            entropy=secrets.token_bytes,
+            objects=self.shared.objects,
+        )
         self.volumes = Volumes(
             objects=self.shared.objects,
             store=self._store,
@@ -248,7 +249,7 @@ class Server:
             used=mounts.used,
             holds=mounts.holds,
         )
-        return VolumesApi(volumes=self.volumes, objects=self.shared.objects)
+        return mounts
 
     async def _load(self) -> None:
         """Apps that ran when the last server ended, and the durable calls that are not over."""

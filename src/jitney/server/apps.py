@@ -236,7 +236,7 @@ def bind(spec: FunctionSpec, overrides: Overrides) -> FunctionSpec:
     if bounds:
         scaling = Scaling(**{**msgspec.structs.asdict(scaling), **bounds})
     changes: dict[str, object] = {"scaling": scaling}
-    for name in ("retries", "timeout_ms", "resources", "batching", "parameters", "volumes"):
+    for name in ("retries", "timeout_ms", "resources", "batching", "parameters", "volumes", "buckets"):
         value = getattr(overrides, name)
         if value is not None:
             changes[name] = value

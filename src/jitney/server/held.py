@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from jitney.core import placement
-from jitney.errors import InvalidError, ResourceExhaustedError, StartupError
+from jitney.errors import InvalidError, JitneyError, ResourceExhaustedError, StartupError, of_start
 from jitney.runner.failures import decode_failure
 from jitney.server.fleet import Fleet
 from jitney.server.state import Container, Pool
@@ -120,9 +120,10 @@ def held_pool(spec: FunctionSpec, entropy: Callable[[int], bytes], secrets_of: s
     return Pool(function_id, own, bare, is_held=True, secrets_of=secrets_of)
 
 
-def failed_start(container: Container) -> StartupError:
+def failed_start(container: Container) -> JitneyError:
     """Why a container was never ready."""
     if container.pool.failure:
-        return StartupError(decode_failure(container.pool.failure, rebuild=False).message)
+        failed = decode_failure(container.pool.failure, rebuild=False)
+        return of_start(failed.type_name, failed.module, failed.message)
     how = container.exit.describe() if container.exit is not None else container.stop_reason or "it was lost"
     return StartupError(f"the container ended before it was ready: {how}")

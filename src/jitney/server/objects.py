@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from jitney.core.objects import missing
-from jitney.errors import InvalidError, NotFoundError, ResourceExhaustedError
+from jitney.core.objects import missing, taken
+from jitney.errors import AlreadyExistsError, InvalidError, NotFoundError, ResourceExhaustedError
 from jitney.ports.store import Store
 from jitney.values import ids, objects
 from jitney.values.objects import ObjectKind, ObjectRecord
@@ -113,6 +113,24 @@ class Objects:
         await self.load()
         found = [record for record in self._records.values() if record.kind is kind and record.name]
         return found[::-1][:limit]
+
+    async def rename(self, record: ObjectRecord, name: str) -> ObjectRecord:
+        """Give an object another name. Its id stays: handles that have it, and mounts, notice nothing.
+
+        Raises:
+            InvalidError: it has no name. AlreadyExistsError: the name is taken.
+        """
+        objects.check_name(name, record.kind)
+        if record.is_ephemeral:
+            raise InvalidError(f"an ephemeral {record.kind} has no name, and gets none")
+        try:
+            renamed = await self._store.objects.rename(record.object_id, name)
+        except AlreadyExistsError:
+            raise taken(record.kind, name) from None
+        if record.object_id in self._records:
+            self._names.pop((record.kind, self._records[record.object_id].name), None)
+            self._add(renamed)
+        return renamed
 
     async def delete(self, records: list[ObjectRecord]) -> None:
         """End objects. Their names are free again when this returns."""

@@ -12,27 +12,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from jitney.core import sealing
 from jitney.core import secrets as core
-from jitney.errors import AlreadyExistsError, EncryptionKeyError, JitneyError, StorageCorruptError
+from jitney.core.objects import taken
+from jitney.errors import AlreadyExistsError, JitneyError, SecretUnreadableError
 from jitney.ports.keys import KeyRing
-from jitney.ports.secrets import Kept, Rewrapped
+from jitney.ports.secrets import Kept
 from jitney.ports.store import Store
+from jitney.server.seals import Seals
 from jitney.values import ids
+from jitney.values.buckets import BucketMount
 from jitney.values.functions import FunctionSpec
 from jitney.values.objects import ObjectKind, check_name
-from jitney.values.secrets import Action, Sealed, SecretRecord, SecretRef, SecretUse, check_values
+from jitney.values.secrets import Action, SecretRecord, SecretRef, SecretUse, check_values
 from jitney.wire.messages.secrets import SecretRotated
 
-REWRAPPED_AT_ONCE = 100
 TIDY_S = 60.0
 OF_NO_APP_MS = 600_000  # secrets of an app are recorded before the app is
 AUDIT_KEPT_MS = 400 * 24 * 3_600_000
 
 log = logging.getLogger("jitney.vault")
-
-_encode = msgspec.msgpack.Encoder().encode
-_values = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
 class Vault:
@@ -42,8 +40,7 @@ class Vault:
         self, *, store: Store, keys: KeyRing, entropy: Callable[[int], bytes], wall_ms: Callable[[], int]
     ) -> None:
         self._store = store.secrets
-        self._keys = keys
-        self._entropy = entropy
+        self._seals = Seals(store=store.secrets, keys=keys, entropy=entropy)
         self._wall_ms = wall_ms
         # Whatever seals and records, or wraps anew and retires keys: no key must go while something is sealed with it.
         self._changing = asyncio.Lock()
@@ -80,7 +77,36 @@ class Vault:
         """
         async with self._changing:
             known = await self.find(name)
-            return await self._replace(known, core.changed(await self._open(known), changes))
+            return await self._replace(known, core.changed(await self._seals.open(known), changes))
+
+    async def rename(self, secret_id: str, name: str) -> SecretRecord:
+        """Give a secret another name. What it is sealed for names it, so that this is a version, with its values.
+
+        Raises:
+            NotFoundError: there is no such secret with a name. AlreadyExistsError: the name is taken.
+            SecretUnreadableError: it cannot be opened, and so not sealed for the other name.
+        """
+        ids.check(secret_id, ids.SECRET)
+        check_name(name, ObjectKind.SECRET)
+        async with self._changing:
+            known = (await self._store.get([secret_id])).get(secret_id)
+            if known is None or not known.record.name:
+                raise core.no_secret(SecretRef(secret_id=secret_id), ())
+            before = known.record
+            if before.name == name:  # the answer to the first request was lost
+                return before
+            if (await self._store.by_name([name])).get(name) is not None:
+                raise taken(ObjectKind.SECRET, name)
+            record = msgspec.structs.replace(
+                before, name=name, version=before.version + 1, updated_at_ms=self._wall_ms()
+            )
+            sealed = await self._seals.seal(record, await self._seals.open(known))
+            entries = [
+                msgspec.structs.replace(self._entry(Action.RENAMED, one), other_name=other.name)
+                for one, other in ((before, record), (record, before))
+            ]
+            await self._store.update(Kept(record, sealed), *entries)
+            return record
 
     async def delete(self, name: str) -> None:
         """Remove a secret. Containers that were started with it keep what they have.
@@ -112,7 +138,7 @@ class Vault:
             created_at_ms=now_ms,
             updated_at_ms=now_ms,
         )
-        sealed = await self._seal(record, values)
+        sealed = await self._seals.seal(record, values)
         recorded = await self._store.create(Kept(record, sealed), self._entry(Action.CREATED, record))
         if recorded.app_id != app_id or recorded.name != name:
             raise AlreadyExistsError(f"{secret_id} is the id of another secret")
@@ -121,7 +147,7 @@ class Vault:
     async def _replace(self, known: Kept, values: Mapping[str, str]) -> SecretRecord:
         """The next version, unless it would be as the last."""
         try:
-            if await self._open(known) == values:
+            if await self._seals.open(known) == values:
                 return known.record
         except JitneyError:
             pass  # it cannot be read any more, and is not going to be
@@ -131,7 +157,7 @@ class Vault:
             keys=tuple(sorted(values)),
             updated_at_ms=self._wall_ms(),
         )
-        sealed = await self._seal(record, values)
+        sealed = await self._seals.seal(record, values)
         await self._store.update(Kept(record, sealed), self._entry(Action.UPDATED, record))
         return record
 
@@ -148,11 +174,15 @@ class Vault:
             NotFoundError: a secret is not there, or does not have a variable that it must have.
         """
         specs = tuple(specs)
-        wanted = {refs for spec in specs for refs in (spec.secrets, bucket_refs(spec)) if refs}
+        wanted = {refs for spec in specs for refs in (spec.secrets, bucket_refs(spec.buckets)) if refs}
         settled = {refs: await self.settle_refs(app_id, refs, given) for refs in wanted}
         settled[()] = ()
         return tuple(
-            _with_buckets(msgspec.structs.replace(spec, secrets=settled[spec.secrets]), settled[bucket_refs(spec)])
+            msgspec.structs.replace(
+                spec,
+                secrets=settled[spec.secrets],
+                buckets=with_refs(spec.buckets, settled[bucket_refs(spec.buckets)]),
+            )
             if spec.secrets or spec.buckets
             else spec
             for spec in specs
@@ -178,7 +208,7 @@ class Vault:
             return {}
         adopted = {}
         async with self._changing:
-            known = {kept.record.secret_id: await self._open(kept) for kept in await self._store.of_app(app_id)}
+            known = await self._readable(await self._store.of_app(app_id))
             for secret_id, values in given.items():
                 values = check_values(values)
                 ids.check(secret_id, ids.SECRET)
@@ -189,6 +219,16 @@ class Vault:
                 adopted[secret_id] = same
         return adopted
 
+    async def _readable(self, found: Sequence[Kept]) -> dict[str, Mapping[str, str]]:
+        """Values by id; without those that cannot be opened, which are to be recorded anew."""
+        known: dict[str, Mapping[str, str]] = {}
+        for kept in found:
+            try:
+                known[kept.record.secret_id] = await self._seals.open(kept)
+            except SecretUnreadableError as error:
+                log.warning("%s", error)
+        return known
+
     # ------------------------------------------------------------------------------------------- going out
 
     async def open(self, refs: Sequence[SecretRef], env: Mapping[str, str], use: SecretUse) -> dict[str, str]:
@@ -196,14 +236,14 @@ class Vault:
 
         Raises:
             NotFoundError: a secret is not there, or does not have a variable that it must have.
-            EncryptionKeyError: it cannot be read.
+            SecretUnreadableError: one cannot be opened.
         """
         try:
             found = await self._find(refs, use.app_id)
-            parts = [await self._open(kept) for kept in found]
-        except EncryptionKeyError:  # its key may have been retired between the two
+            parts = [await self._seals.open(kept) for kept in found]
+        except SecretUnreadableError:  # its key may have been retired between the two
             found = await self._find(refs, use.app_id)
-            parts = [await self._open(kept) for kept in found]
+            parts = [await self._seals.open(kept) for kept in found]
         values = core.merged(parts, env)
         await self._store.used([self._entry(use.action, kept.record, use) for kept in found])
         return values
@@ -212,7 +252,7 @@ class Vault:
         """The variables of secrets with names, by name: for steps of a build.
 
         Raises:
-            NotFoundError, EncryptionKeyError: as `open`.
+            NotFoundError, SecretUnreadableError: as `open`.
         """
         found = {}
         for ref in refs:
@@ -254,86 +294,24 @@ class Vault:
                 log.error("secrets were not tidied: %s", error)
             await asyncio.sleep(TIDY_S)
 
-    # ------------------------------------------------------------------------------------------- seals
-
-    async def _seal(self, record: SecretRecord, values: Mapping[str, str]) -> Sealed:
-        await self._check_keys()
-        about = context_of(record)
-        data_key = self._entropy(sealing.KEY_BYTES)
-        nonce = self._entropy(sealing.NONCE_BYTES)
-        sealed = sealing.seal(_encode(dict(values)), data_key, nonce, about)
-        return Sealed(data_key=await self._keys.wrap(data_key, about), nonce=nonce, sealed=sealed)
-
-    async def _check_keys(self) -> None:
-        """Seal nothing while what is there cannot be opened: with a new key in the place of a lost one, bringing that
-        back would lose the new.
-
-        Raises:
-            EncryptionKeyError: a key that is needed is not there.
-        """
-        absent = await self._keys.missing(await self._store.key_ids())
-        if absent:
-            for kept in await self._store.wrapped_by_others("", limit=1_000):
-                if kept.sealed.data_key.key_id in absent:
-                    await self._open(kept)  # who has the keys can say best what is wrong
-
-    async def _open(self, kept: Kept) -> dict[str, str]:
-        record, sealed = kept.record, kept.sealed
-        about = context_of(record)
-        try:
-            data_key = await self._keys.unwrap(sealed.data_key, about)
-            return _values(sealing.unseal(sealed.sealed, data_key, sealed.nonce, about))
-        except (sealing.Unsealable, msgspec.MsgspecError):
-            raise StorageCorruptError(
-                f"secret {record.name or record.secret_id!r} cannot be read: it was damaged, or put in another's place",
-                hint="create it again: `jitney secret create NAME KEY=VALUE --force`",
-            ) from None
-
     async def rotate(self) -> SecretRotated:
         """Make a new key, wrap every data key with it, and retire keys that nothing needs any more.
 
         Raises:
-            EncryptionKeyError: the keys cannot be had. What was done stays done: do it again.
-            StorageCorruptError: a secret cannot be read.
+            EncryptionKeyError, SecretUnreadableError: as `Seals.rotate`.
         """
         async with self._changing:
-            key_id = await self._keys.rotate()
-            count = 0
-            while kept := await self._store.wrapped_by_others(key_id, limit=REWRAPPED_AT_ONCE):
-                count += await self._store.rewrap([await self._rewrapped(one) for one in kept])
-            retired = await self._keys.retire(await self._store.key_ids())
-        return SecretRotated(key_id=key_id, rewrapped=count, retired=retired)
-
-    async def _rewrapped(self, kept: Kept) -> Rewrapped:
-        record, wrapped = kept.record, kept.sealed.data_key
-        about = context_of(record)
-        await self._open(kept)  # what cannot be read is told now, and not when it is needed
-        data_key = await self._keys.unwrap(wrapped, about)
-        return Rewrapped(
-            secret_id=record.secret_id,
-            version=record.version,
-            before=wrapped.key_id,
-            data_key=await self._keys.wrap(data_key, about),
-        )
+            return await self._seals.rotate()
 
 
-def context_of(record: SecretRecord) -> bytes:
-    """What a version is sealed for."""
-    return sealing.context("jitney secret", record.secret_id, record.name, record.app_id, record.version)
+def bucket_refs(buckets: Sequence[BucketMount]) -> tuple[SecretRef, ...]:
+    """The secrets of buckets, in their order."""
+    return tuple(bucket.secret for bucket in buckets if bucket.secret is not None)
 
 
-def bucket_refs(spec: FunctionSpec) -> tuple[SecretRef, ...]:
-    """The secrets of a function's buckets, in their order."""
-    return tuple(bucket.secret for bucket in spec.buckets if bucket.secret is not None)
-
-
-def _with_buckets(spec: FunctionSpec, refs: Sequence[SecretRef]) -> FunctionSpec:
-    """The function, its buckets with these secrets in place of theirs."""
+def with_refs(buckets: Sequence[BucketMount], refs: Sequence[SecretRef]) -> tuple[BucketMount, ...]:
+    """Buckets, with these secrets in place of theirs."""
     left = iter(refs)
-    return msgspec.structs.replace(
-        spec,
-        buckets=tuple(
-            bucket if bucket.secret is None else msgspec.structs.replace(bucket, secret=next(left))
-            for bucket in spec.buckets
-        ),
+    return tuple(
+        bucket if bucket.secret is None else msgspec.structs.replace(bucket, secret=next(left)) for bucket in buckets
     )

@@ -214,7 +214,7 @@ class Volumes(Keeping):
         message = f"cp {' '.join(sources)} {target}"
         return await self.commit(volume_id, version, [*puts.values()], [], message=message[:MESSAGE_CHARACTERS_MAX])
 
-    async def rename(self, volume_id: str, path: str, target: str, *, into: bool) -> Committed:
+    async def move(self, volume_id: str, path: str, target: str, *, into: bool) -> Committed:
         """Move a file or a folder."""
         version = await self.version(volume_id, None)
         is_folder = await self._is_folder(volume_id, version, target)

@@ -198,6 +198,7 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] | None = None
     secrets: tuple[SecretRef, ...] | None = None  # instead of all that were declared
     volumes: tuple[VolumeMount, ...] | None = None  # instead of all that were declared
+    buckets: tuple[BucketMount, ...] | None = None  # likewise
     retries: RetryPolicy | None = None
     timeout_ms: int | None = None
     min_containers: int | None = None

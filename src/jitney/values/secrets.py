@@ -101,6 +101,7 @@ class Action(StrEnum):
 
     CREATED = "created"
     UPDATED = "updated"
+    RENAMED = "renamed"  # an entry under each of the two names
     DELETED = "deleted"
     USED = "used"  # a container was started with it
     BUILT = "built"  # a step of an image was given it
@@ -118,6 +119,7 @@ class SecretUse(msgspec.Struct, frozen=True, kw_only=True):
     function_id: str = ""
     function_name: str = ""
     container_id: str = ""
+    other_name: str = ""  # where it was renamed: what it is called now, or was before
 
 
 def check_key(key: str) -> str:

@@ -94,6 +94,7 @@ SOURCE_CREATE = Method("source.create", images.SourceCreate, images.SourceCreate
 OBJECT_OPEN = Method("object.open", objects.ObjectOpen, ObjectRecord, None, "container")
 OBJECT_LIST = Method("object.list", objects.ObjectList, objects.ObjectListed, None, "container")
 OBJECT_DELETE = Method("object.delete", objects.ObjectDelete, apps.Done, None, "container")
+OBJECT_RENAME = Method("object.rename", objects.ObjectRename, ObjectRecord, None, "container")
 OBJECT_HEARTBEAT = Method("object.heartbeat", objects.ObjectHeartbeat, objects.ObjectHeard, None, "container")
 
 DICT_GET = Method("dict.get", dicts.DictKey, dicts.DictValue, None, "container")
@@ -130,7 +131,7 @@ VOLUME_COMMIT = Method("volume.commit", volumes.VolumeCommit, Committed, None, "
 VOLUME_ADOPT = Method("volume.adopt", volumes.VolumeAdopt, volumes.VolumeAdopted)
 VOLUME_READ = Method("volume.read", volumes.VolumeRead, volumes.VolumeReadAnswer, None, "container")
 VOLUME_COPY = Method("volume.copy", volumes.VolumeCopy, Committed, None, "container")
-VOLUME_RENAME = Method("volume.rename", volumes.VolumeRename, Committed, None, "container")
+VOLUME_MOVE = Method("volume.move", volumes.VolumeMove, Committed, None, "container")
 VOLUME_REMOVE = Method("volume.remove", volumes.VolumeRemove, Committed, None, "container")
 VOLUME_RESTORE = Method("volume.restore", volumes.VolumeRestore, Committed, None, "container")
 VOLUME_KEEP = Method("volume.keep", volumes.VolumeKeep, Retention, None, "container")
@@ -140,6 +141,7 @@ VOLUME_MOUNT_RELOAD = Method("volume.reload_mount", volumes.VolumeMounted, volum
 
 SECRET_CREATE = Method("secret.create", secrets.SecretCreate, SecretRecord)
 SECRET_UPDATE = Method("secret.update", secrets.SecretUpdate, SecretRecord)
+SECRET_RENAME = Method("secret.rename", secrets.SecretRename, SecretRecord)
 SECRET_DELETE = Method("secret.delete", secrets.SecretName, apps.Done)
 SECRET_LIST = Method("secret.list", secrets.SecretList, secrets.SecretListed)
 SECRET_INFO = Method("secret.info", secrets.SecretName, secrets.SecretInfo)

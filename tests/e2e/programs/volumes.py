@@ -48,6 +48,14 @@ def below():
         return seen("/sub"), error.strerror
 
 
+@app.function(volumes={"/sub": volume.with_mount_options(sub_path="new/part")}, single_use_containers=True)
+def write_below():
+    os.makedirs("/sub/x")
+    with open("/sub/x/y.txt", "w") as file:
+        file.write("below")
+    volume.commit()
+
+
 @app.function(volumes=MOUNT)
 def wait_for(name):
     before = seen()
@@ -81,6 +89,9 @@ def main():
     write.remote("deep/b.txt", "two")
     assert read.remote() == {"a.txt": "one", "deep/b.txt": "two"}
     assert below.remote() == ({"b.txt": "two"}, "Read-only file system")
+    write_below.remote()
+    assert read.remote()["new/part/x/y.txt"] == "below"
+    volume.remove_file("/new", recursive=True)
     waiting = wait_for.spawn("c.txt")
     write.remote("c.txt", "three", commit=False)  # its end commits
     assert waiting.get() == (False, True)

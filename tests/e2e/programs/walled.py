@@ -2,10 +2,12 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import jitney
 
+volume = jitney.Volume.from_name("walled", create_if_missing=True)
 app = jitney.App("walled")
 made = jitney.Image.debian_slim().run_commands("echo built > /opt/note", "mkdir -p /usr/local/share/it").env({"A": "b"})
 
@@ -49,6 +51,18 @@ def fill():
     with open("/tmp/much", "wb") as file:
         while True:
             file.write(b"x" * 1_000_000)
+
+
+@app.function(ephemeral_disk=8, cpu=0.1, memory=64, volumes={"/volume": volume})
+def fill_volume(mib, times):
+    """Write so much, and commit it, so many times; each time it is looked at before the next."""
+    for number in range(times):
+        with open(f"/volume/{number}", "wb") as file:
+            file.write(bytes(mib << 20))
+        time.sleep(1.5 if mib < 8 else 60)
+        volume.commit()
+    time.sleep(1.5)
+    return mib * times
 
 
 @app.function(isolation="gvisor", cpu=0.1, memory=64)

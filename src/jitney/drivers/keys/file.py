@@ -2,22 +2,27 @@
 
     # <what it is>
     kf-<16 hex digits> <the key, in Base64>
+    kf-<16 hex digits> <the id of another key> <the key, sealed with that one, in Base64>
     ...
 
 The last one is current. The id of a key is made from the key, so that one that was cut off or changed is found out. The
 file is made at the first use, and written whole: a new one beside it, synced, then put in its place.
+
+With `covers` the file alone is of no use: keys are sealed with one that comes from elsewhere, such as a vault. The
+first cover seals, all of them open; so it is changed by naming the new one before the old, and rotating, which seals
+all anew. Keys that were there without a cover are read, and sealed then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from jitney.core import sealing
 from jitney.errors import EncryptionKeyError
@@ -27,13 +32,31 @@ PREFIX = "kf-"
 ID_CHARS = 16
 HEADER = "# The keys of this server's secrets, which cannot be read without this file: keep a copy of it elsewhere.\n"
 FILE_BYTES_MAX = 1024 * 1024
+SEALED_BYTES = sealing.NONCE_BYTES + sealing.KEY_BYTES + sealing.TAG_BYTES
+
+
+class Cover(Protocol):
+    """Where a key comes from that others are sealed with. `name`: what it is called where it is configured."""
+
+    name: str
+
+    def key(self) -> bytes:
+        """The key; may block.
+
+        Raises:
+            EncryptionKeyError: it cannot be had.
+        """
+        ...
 
 
 class FileKeys:
     """`ports.keys.KeyRing` in a file."""
 
-    def __init__(self, path: Path, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, path: Path, *, covers: Sequence[Cover] = (), entropy: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self._path = path
+        self._covers = tuple(covers)
         self._entropy = entropy
         self._changing = asyncio.Lock()
 
@@ -87,6 +110,8 @@ class FileKeys:
 
     def _read(self) -> dict[str, bytes]:
         """The keys, the current one last; {} where there is no file."""
+        for cover in self._covers[:1]:
+            cover.key()  # without it there is no use in looking, and nothing may be made
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -111,24 +136,53 @@ class FileKeys:
         for number, line in enumerate(text.split(b"\n"), 1):
             if not line.strip() or line.startswith(b"#"):
                 continue
-            name, _, encoded = line.partition(b" ")
-            try:
-                key = base64.b64decode(encoded.strip(), validate=True)
-            except binascii.Error:
-                key = b""
-            if (
-                len(text) > FILE_BYTES_MAX
-                or len(key) != sealing.KEY_BYTES
-                or name.decode("ascii", "replace") != id_of(key)
-            ):
+            name, *rest = line.decode("ascii", "replace").split()
+            key = self._key(name, rest)
+            if len(text) > FILE_BYTES_MAX or len(key) != sealing.KEY_BYTES or name != id_of(key):
                 raise self._unusable(f"its line {number} is damaged", "bring the file back from a copy")
             keys[id_of(key)] = key
         if text.strip() == b"":
             raise self._unusable("it is empty", "bring it back from a copy; or remove it, if no secret was made yet")
         return keys
 
+    def _key(self, name: str, rest: Sequence[str]) -> bytes:
+        """The key of a line; b'' where there is none."""
+        if len(rest) not in (1, 2):
+            return b""
+        try:
+            found = base64.b64decode(rest[-1], validate=True)
+            if len(rest) == 2 and len(found) == SEALED_BYTES:
+                found = sealing.unseal_key(found, self._above(rest[0]), _context(name))
+            return found
+        except (ValueError, sealing.Unsealable):
+            return b""
+
+    def _above(self, key_id: str) -> bytes:
+        """The key of that id, which others are sealed with."""
+        for cover in self._covers:
+            key = cover.key()
+            if id_of(key) == key_id:
+                return key
+        if not self._covers:
+            raise self._unusable(
+                f"its keys are sealed with another one, {key_id}, which no command gives", "set `secrets_key_command`"
+            )
+        raise self._unusable(
+            f"its keys are sealed with {key_id}, and {' and '.join(f'`{one.name}`' for one in self._covers)} "
+            f"{'gives' if len(self._covers) == 1 else 'give'} another key",
+            "have the command give that one. Where it was changed: name the earlier command in "
+            "`secrets_key_command_before`, restart, `jitney secret rotate-key`",
+        )
+
+    def _line(self, key_id: str, key: bytes) -> str:
+        if not self._covers:
+            return f"{key_id} {base64.b64encode(key).decode()}\n"
+        above = self._covers[0].key()
+        sealed = sealing.seal_key(key, above, self._entropy(sealing.NONCE_BYTES), _context(key_id))
+        return f"{key_id} {id_of(above)} {base64.b64encode(sealed).decode()}\n"
+
     def _write(self, keys: dict[str, bytes]) -> None:
-        lines = [f"{key_id} {base64.b64encode(key).decode()}\n" for key_id, key in keys.items()]
+        lines = [self._line(key_id, key) for key_id, key in keys.items()]
         partial = self._path.with_name(f".{self._path.name}.partial")
         try:
             partial.unlink(missing_ok=True)
@@ -154,3 +208,8 @@ class FileKeys:
 def id_of(key: bytes) -> str:
     """The id of a key: nothing can be told from it."""
     return PREFIX + hashlib.sha256(b"jitney key id:" + key).hexdigest()[:ID_CHARS]
+
+
+def _context(key_id: str) -> bytes:
+    """What a key is sealed for."""
+    return sealing.context("jitney key", key_id)

@@ -11,7 +11,7 @@ from jitney.server.api.table import Emit, Peer, Table
 from jitney.server.apps import Apps, bind, bound_id
 from jitney.server.fleet import Fleet
 from jitney.server.state import Pool
-from jitney.server.vault import Vault
+from jitney.server.vault import Vault, bucket_refs, with_refs
 from jitney.values.functions import FunctionSpec, Scaling
 from jitney.values.secrets import SecretRef
 from jitney.wire import methods
@@ -48,6 +48,11 @@ class FunctionsApi:
             _check_may_have(peer, overrides.secrets, pool.spec)
             refs = await self._vault.settle_refs(pool.app_id, overrides.secrets, request.secrets)
             overrides = msgspec.structs.replace(overrides, secrets=refs)
+        if overrides.buckets:
+            named = bucket_refs(overrides.buckets)
+            _check_may_have(peer, named, pool.spec)
+            settled = await self._vault.settle_refs(pool.app_id, named, request.secrets)
+            overrides = msgspec.structs.replace(overrides, buckets=with_refs(overrides.buckets, settled))
         function_id = bound_id(request.function_id, overrides)
         spec = bind(pool.spec, overrides)
         await self._store.functions.put(pool.app_id, {function_id: spec})

@@ -25,6 +25,7 @@ class ObjectsApi:
         table.on(methods.OBJECT_OPEN, self.open)
         table.on(methods.OBJECT_LIST, self.listed)
         table.on(methods.OBJECT_DELETE, self.delete)
+        table.on(methods.OBJECT_RENAME, self.rename)
         table.on(methods.OBJECT_HEARTBEAT, self.heartbeat)
 
     async def open(self, peer: Peer, request: om.ObjectOpen, emit: Emit) -> ObjectRecord:
@@ -44,13 +45,28 @@ class ObjectsApi:
             record = await self._objects.find(request.object_id, request.kind)
         else:
             record = await self._objects.named(request.name, request.kind)
-        if peer.role == "container" and record.kind not in OF_CONTAINERS and not record.is_ephemeral:
-            raise PermissionDeniedError(
-                f"a container may not delete a {record.kind}", hint=f"delete it with `jitney {record.kind} delete`"
-            )
+        _check_may(peer, "delete", record)
         await self._objects.delete([record])
         return Done()
+
+    async def rename(self, peer: Peer, request: om.ObjectRename, emit: Emit) -> ObjectRecord:
+        """Another name for an object."""
+        record = await self._objects.find(request.object_id, request.kind)
+        _check_may(peer, "rename", record)
+        return await self._objects.rename(record, request.new_name)
 
     async def heartbeat(self, peer: Peer, request: om.ObjectHeartbeat, emit: Emit) -> om.ObjectHeard:
         """Ephemeral objects are used."""
         return om.ObjectHeard(missing=await self._objects.heartbeat(request.object_ids))
+
+
+def _check_may(peer: Peer, what: str, record: ObjectRecord) -> None:
+    """Whether somebody may end an object, or give it another name.
+
+    Raises:
+        PermissionDeniedError: it is code of a container, and the object is for people to do that with.
+    """
+    if peer.role == "container" and record.kind not in OF_CONTAINERS and not record.is_ephemeral:
+        raise PermissionDeniedError(
+            f"a container may not {what} a {record.kind}", hint=f"use `jitney {record.kind} {what}`"
+        )

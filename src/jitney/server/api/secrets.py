@@ -25,6 +25,7 @@ class SecretsApi:
         """Answer the secret.* methods."""
         table.on(methods.SECRET_CREATE, self.create)
         table.on(methods.SECRET_UPDATE, self.update)
+        table.on(methods.SECRET_RENAME, self.rename)
         table.on(methods.SECRET_DELETE, self.delete)
         table.on(methods.SECRET_LIST, self.listed)
         table.on(methods.SECRET_INFO, self.info)
@@ -38,6 +39,10 @@ class SecretsApi:
     async def update(self, peer: Peer, request: sm.SecretUpdate, emit: Emit) -> SecretRecord:
         """Some of its variables."""
         return await self._vault.update(request.name, request.values)
+
+    async def rename(self, peer: Peer, request: sm.SecretRename, emit: Emit) -> SecretRecord:
+        """Another name for a secret."""
+        return await self._vault.rename(request.secret_id, request.new_name)
 
     async def delete(self, peer: Peer, request: sm.SecretName, emit: Emit) -> Done:
         """A secret goes; containers that have it keep it."""

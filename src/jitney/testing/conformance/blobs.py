@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from jitney.ports.blobs import BlobStore
 from jitney.testing.conformance.running import Run, Running
 
 NONE = "0" * 64
+FOR_EVER = 10**15
 HOSTILE = ("", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 32 + "/" + "a" * 31, "\0" * 64)
 
 
@@ -34,7 +36,7 @@ class BlobContract(Running):
         assert digests == [hashlib.sha256(content).hexdigest() for content in contents]
         assert [run(blobs.read(digest)) for digest in digests] == contents
         assert run(blobs.missing([NONE, digests[1], NONE])) == [NONE]
-        assert run(blobs.digests()) == sorted(set(digests))
+        assert run(blobs.old(FOR_EVER)) == sorted(set(digests))
 
     def test_2_putting_again_does_nothing(self, blobs: BlobStore, run: Run) -> None:
         assert run(blobs.put([b"x"])) == run(blobs.put([b"x"]))
@@ -63,6 +65,26 @@ class BlobContract(Running):
         (tmp_path / "plain").chmod(0o644)
         (tmp_path / "plain").write_bytes(b"changed")
         assert run(blobs.read(digest)) == (tmp_path / "program").read_bytes() == b"#!/bin/sh\n"
+
+    def test_4_no_file_is_placed_over_another(self, blobs: BlobStore, run: Run, tmp_path: Path) -> None:
+        [digest] = run(blobs.put([b"x"]))
+        (tmp_path / "there").write_bytes(b"precious")
+        with pytest.raises(Exception, match="exists"):
+            run(blobs.place(digest, tmp_path / "there"))
+        assert (tmp_path / "there").read_bytes() == b"precious"
+
+    def test_6_what_is_old_is_told(self, blobs: BlobStore, run: Run) -> None:
+        digests = run(blobs.put([b"a", b"b"]))
+        assert run(blobs.old(-1)) == []
+        assert run(blobs.old(FOR_EVER)) == sorted(digests)
+        run(blobs.remove(digests[:1]))
+        assert run(blobs.old(FOR_EVER)) == digests[1:]
+
+    def test_putting_the_same_from_many_sides_is_fine(self, blobs: BlobStore, run: Run) -> None:
+        async def together() -> list[list[str]]:
+            return await asyncio.gather(*(blobs.put([b"a", b"b"]) for _ in range(8)))
+
+        assert len({tuple(digests) for digests in run(together())}) == 1
 
     def test_removed_is_missing(self, blobs: BlobStore, run: Run) -> None:
         [digest] = run(blobs.put([b"x"]))

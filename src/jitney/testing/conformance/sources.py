@@ -79,3 +79,12 @@ class SourceContract(Running):
         assert run(sources.path(dropped)) is None
         assert run(sources.path(kept)) is not None
         assert run(sources.missing([file.digest for file in files])) == [files[2].digest]
+
+    def test_contents_that_never_were_in_a_source_are_swept_too(
+        self, sources: SourceStore, run: Run, files: list[SourceFile]
+    ) -> None:
+        kept = run(sources.create(files[:1]))
+        assert run(sources.sweep({kept}, 0)) == 0
+        assert run(sources.missing([file.digest for file in files])) == []
+        assert run(sources.sweep({kept}, FOR_EVER)) == 0
+        assert run(sources.missing([file.digest for file in files])) == [file.digest for file in files[1:]]

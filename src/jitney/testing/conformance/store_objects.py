@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from jitney.errors import AlreadyExistsError
+from jitney.errors import AlreadyExistsError, NotFoundError
 from jitney.ports.objects import DictWrite, Op, QueueWrite
 from jitney.ports.store import Store
 from jitney.testing.conformance.running import Run, Running
@@ -80,6 +80,23 @@ class ObjectContract(Running):
         run(store.objects.heartbeat([object_id(1), object_id(2), object_id(3)], 50))
         run(store.objects.heartbeat([object_id(1)], 40))
         assert [one.heartbeat_at_ms for one in run(store.objects.all())] == [50, 0]
+
+    def test_objects_renamed_ones_keep_their_ids_and_what_they_have(self, store: Store, run: Run) -> None:
+        run(store.objects.create(record(1, name="a")))
+        run(store.objects.create(record(2, name="b")))
+        run(store.objects.create(record(3, name="")))
+        queue = run(store.objects.create(record(4, ObjectKind.QUEUE, name="c")))
+        with pytest.raises(AlreadyExistsError):
+            run(store.objects.rename(object_id(1), "b"))
+        for nobody in (object_id(3), object_id(9)):
+            with pytest.raises(NotFoundError):
+                run(store.objects.rename(nobody, "d"))
+        renamed = record(1, name="c")  # a queue has that name: names are of a kind
+        assert run(store.objects.rename(object_id(1), "c")) == renamed
+        assert run(store.objects.rename(object_id(1), "c")) == renamed
+        assert run(store.objects.all()) == [renamed, record(2, name="b"), record(3, name=""), queue]
+        anew = run(store.objects.create(record(5, name="a")))
+        assert anew.object_id == object_id(5)
 
     def test_objects_3_what_is_deleted_is_gone_and_its_entries_follow(self, store: Store, run: Run) -> None:
         run(store.objects.create(record(1)))

@@ -120,6 +120,22 @@ class SecretContract(Running):
         assert [use.action for use in run(store.secrets.uses(name="name-1"))] == [Action.UPDATED, Action.CREATED]
         assert run(store.secrets.key_ids()) == ["k-2"]
 
+    def test_an_update_may_give_another_name_that_is_free(self, store: Store, run: Run) -> None:
+        self.create(store, run, kept(1))
+        self.create(store, run, kept(2))
+        with pytest.raises(AlreadyExistsError):
+            self.update(store, run, kept(1, 2, name="name-2"))
+        before, after = kept(1), kept(1, 2, name="new")
+        entries = [
+            entry(one, Action.RENAMED, other_name=other.record.name)
+            for one, other in ((before, after), (after, before))
+        ]
+        run(store.secrets.update(after, *entries))
+        assert run(store.secrets.by_name(["name-1", "new"])) == {"new": after}
+        assert run(store.secrets.uses(name="new")) == [entries[1]]
+        assert run(store.secrets.uses(name="name-1"))[0] == entries[0]
+        self.create(store, run, kept(3, name="name-1"))
+
     def test_6_the_same_update_again_changes_nothing(self, store: Store, run: Run) -> None:
         self.create(store, run, kept(1))
         for _ in range(2):

@@ -36,6 +36,14 @@ class ObjectDelete(msgspec.Struct, frozen=True, kw_only=True):
     object_id: str = ""
 
 
+class ObjectRename(msgspec.Struct, frozen=True, kw_only=True):
+    """Give an object another name, which no other of its kind may have. Whatever goes by its id notices nothing."""
+
+    kind: ObjectKind
+    object_id: str
+    new_name: str
+
+
 class ObjectHeartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """These ephemeral objects are used: they live on for `EPHEMERAL_MS`."""
 

@@ -26,6 +26,13 @@ class SecretUpdate(Discreet, frozen=True, kw_only=True):
     values: dict[str, str | None]
 
 
+class SecretRename(msgspec.Struct, frozen=True, kw_only=True):
+    """Give a secret with a name another one."""
+
+    secret_id: str
+    new_name: str
+
+
 class SecretName(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 

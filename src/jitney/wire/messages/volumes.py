@@ -114,7 +114,7 @@ class BlockData(msgspec.Struct, frozen=True, array_like=True):
 
     digest: str
     position: int
-    data: bytes
+    data: memoryview  # as in `VolumeReadAnswer`, of the frame: what is as large is not copied
 
 
 class VolumePutBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +175,7 @@ class VolumeReadAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     size: int
-    data: bytes
+    data: memoryview
 
 
 class VolumeCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +190,7 @@ class VolumeCopy(msgspec.Struct, frozen=True, kw_only=True):
     recursive: bool = False
 
 
-class VolumeRename(msgspec.Struct, frozen=True, kw_only=True):
+class VolumeMove(msgspec.Struct, frozen=True, kw_only=True):
     """Move a file or a folder to another path. `into`: if that is a folder, then into it."""
 
     volume_id: str

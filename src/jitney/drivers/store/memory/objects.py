@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from jitney.drivers.store.memory.faults import Faults
-from jitney.errors import AlreadyExistsError
+from jitney.errors import AlreadyExistsError, NotFoundError
 from jitney.ports.objects import DictWrite, Op, QueueWrite
 from jitney.values.calls import BY_FILE
 from jitney.values.dicts import DictEntry
@@ -48,6 +48,19 @@ class MemoryObjects:
                     self.records[object_id] = replace(record, heartbeat_at_ms=max(record.heartbeat_at_ms, now_ms))
 
         await self._step(operation)
+
+    async def rename(self, object_id: str, name: str) -> ObjectRecord:
+        def operation() -> ObjectRecord:
+            record = self.records.get(object_id)
+            if record is None or not record.name:
+                raise NotFoundError(f"no object {object_id!r} has a name")
+            for other in self.records.values():
+                if (other.kind, other.name) == (record.kind, name) and other is not record:
+                    raise AlreadyExistsError(f"there is a {record.kind} {name!r} already")
+            self.records[object_id] = replace(record, name=name)
+            return self.records[object_id]
+
+        return await self._step(operation)
 
     async def delete(self, object_ids: Sequence[str]) -> list[ObjectRecord]:
         def operation() -> list[ObjectRecord]:

@@ -22,31 +22,36 @@ class MemorySecrets:
         self._versions: dict[str, list[SecretVersion]] = {}
         self._uses: list[SecretUse] = []
 
-    def _record(self, kept: Kept, entry: SecretUse) -> None:
+    def _record(self, kept: Kept, *entries: SecretUse) -> None:
         record = kept.record
         self._secrets[record.secret_id] = kept
         version = SecretVersion(version=record.version, at_ms=record.updated_at_ms)
         self._versions.setdefault(record.secret_id, []).insert(0, version)
-        self._note(entry)
+        for entry in entries:
+            self._note(entry)
 
     def _note(self, entry: SecretUse) -> None:
         same = (entry.secret_id, entry.at_ms, entry.action, entry.version, entry.container_id)
         if same not in [(one.secret_id, one.at_ms, one.action, one.version, one.container_id) for one in self._uses]:
             self._uses.append(entry)
 
+    def _check_free(self, record: SecretRecord) -> None:
+        others = (kept.record for kept in self._secrets.values())
+        if record.name and any(one.name == record.name and one.secret_id != record.secret_id for one in others):
+            raise AlreadyExistsError(f"there is a secret {record.name!r} already")
+
     async def create(self, kept: Kept, entry: SecretUse) -> SecretRecord:
         def operation() -> SecretRecord:
             known = self._secrets.get(kept.record.secret_id)
             if known is not None:
                 return known.record
-            if kept.record.name and any(one.record.name == kept.record.name for one in self._secrets.values()):
-                raise AlreadyExistsError(f"there is a secret {kept.record.name!r} already")
+            self._check_free(kept.record)
             self._record(kept, entry)
             return kept.record
 
         return await self._step(operation)
 
-    async def update(self, kept: Kept, entry: SecretUse) -> None:
+    async def update(self, kept: Kept, *entries: SecretUse) -> None:
         def operation() -> None:
             record = kept.record
             known = self._secrets.get(record.secret_id)
@@ -56,10 +61,15 @@ class MemorySecrets:
                 return
             if record.version != known.record.version + 1:
                 raise AlreadyExistsError(f"version {record.version} of the secret is there already")
+            self._check_free(record)
             changed = replace(
-                known.record, version=record.version, keys=record.keys, updated_at_ms=record.updated_at_ms
+                known.record,
+                name=record.name,
+                version=record.version,
+                keys=record.keys,
+                updated_at_ms=record.updated_at_ms,
             )
-            self._record(Kept(changed, kept.sealed), entry)
+            self._record(Kept(changed, kept.sealed), *entries)
 
         await self._step(operation)
 

@@ -6,10 +6,12 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from jitney.drivers.store.sqlite import queries
 from jitney.drivers.store.sqlite.reader import Reader
 from jitney.drivers.store.sqlite.writer import Write, Writer, one_by_one
-from jitney.errors import AlreadyExistsError
+from jitney.errors import AlreadyExistsError, NotFoundError
 from jitney.ports.objects import DictWrite, Op, QueueWrite
 from jitney.values.dicts import DictEntry
 from jitney.values.objects import ObjectKind, ObjectRecord
@@ -69,6 +71,20 @@ def heartbeat(db: sqlite3.Connection, request: tuple[Sequence[str], int]) -> Non
     object_ids, now_ms = request
     for object_id in object_ids:
         db.execute(OBJECTS["heartbeat"], {"object_id": object_id, "now_ms": now_ms})
+
+
+def rename(db: sqlite3.Connection, request: tuple[str, str]) -> ObjectRecord:
+    """`ObjectStore.rename`."""
+    object_id, name = request
+    row = db.execute(OBJECTS["get"], {"object_id": object_id}).fetchone()
+    if row is None or not _record(row).name:
+        raise NotFoundError(f"no object {object_id!r} has a name")
+    record = _record(row)
+    taken = db.execute(OBJECTS["by_name"], {"kind": record.kind.value, "name": name}).fetchone()
+    if taken is not None and taken[0] != object_id:
+        raise AlreadyExistsError(f"there is a {record.kind} {name!r} already")
+    db.execute(OBJECTS["rename"], {"object_id": object_id, "name": name})
+    return msgspec.structs.replace(record, name=name)
 
 
 def delete(db: sqlite3.Connection, object_ids: Sequence[str]) -> list[ObjectRecord]:
@@ -162,6 +178,7 @@ def _item_row(item: StoredItem, number: int) -> dict[str, object]:
 
 
 CREATE = Write(one_by_one(create), rank=3, grows=True)
+RENAME = Write(one_by_one(rename), rank=4)
 HEARTBEAT = Write(one_by_one(heartbeat))
 DELETE = Write(one_by_one(delete), rank=58)
 TIDY = Write(one_by_one(tidy), rank=60)
@@ -188,6 +205,9 @@ class SqliteObjects:
 
     async def heartbeat(self, object_ids: Sequence[str], now_ms: int) -> None:
         await self._writer.submit(HEARTBEAT, (object_ids, now_ms))
+
+    async def rename(self, object_id: str, name: str) -> ObjectRecord:
+        return await self._writer.submit(RENAME, (object_id, name))
 
     async def delete(self, object_ids: Sequence[str]) -> list[ObjectRecord]:
         return await self._writer.submit(DELETE, object_ids)

@@ -27,7 +27,7 @@ class Change(NamedTuple):
     """A request to create or update."""
 
     kept: Kept
-    entry: SecretUse
+    entries: Sequence[SecretUse]
 
 
 def _kept(row: Sequence[Any]) -> Kept:
@@ -93,12 +93,16 @@ def create(db: sqlite3.Connection, request: Change) -> SecretRecord:
     known = _by_id(db, record.secret_id)
     if known is not None:
         return known.record
-    if record.name and _find(db, "by_names", names=_json([record.name])):
-        raise AlreadyExistsError(f"there is a secret {record.name!r} already", hint="--force replaces it")
+    _check_free(db, record)
     db.execute(SQL["create"], _fields(request.kept))
-    _add_version(db, record)
-    _add_use(db, request.entry)
+    _add_version(db, request)
     return record
+
+
+def _check_free(db: sqlite3.Connection, record: SecretRecord) -> None:
+    found = _find(db, "by_names", names=_json([record.name])) if record.name else []
+    if any(kept.record.secret_id != record.secret_id for kept in found):
+        raise AlreadyExistsError(f"there is a secret {record.name!r} already", hint="--force replaces it")
 
 
 def update(db: sqlite3.Connection, request: Change) -> None:
@@ -111,14 +115,17 @@ def update(db: sqlite3.Connection, request: Change) -> None:
         return
     if record.version != known.record.version + 1:
         raise AlreadyExistsError(f"version {record.version} of the secret is there already", hint="try again")
+    _check_free(db, record)
     db.execute(SQL["update"], _fields(request.kept))
-    _add_version(db, record)
-    _add_use(db, request.entry)
+    _add_version(db, request)
 
 
-def _add_version(db: sqlite3.Connection, record: SecretRecord) -> None:
+def _add_version(db: sqlite3.Connection, request: Change) -> None:
+    record = request.kept.record
     fields = {"secret_id": record.secret_id, "version": record.version, "at_ms": record.updated_at_ms}
     db.execute(SQL["add_version"], fields)
+    for entry in request.entries:
+        _add_use(db, entry)
 
 
 def delete(db: sqlite3.Connection, request: tuple[str, SecretUse]) -> bool:
@@ -196,10 +203,10 @@ class SqliteSecrets:
         self._reader = reader
 
     async def create(self, kept: Kept, entry: SecretUse) -> SecretRecord:
-        return await self._writer.submit(CREATE, Change(kept, entry), size=len(kept.sealed.sealed))
+        return await self._writer.submit(CREATE, Change(kept, [entry]), size=len(kept.sealed.sealed))
 
-    async def update(self, kept: Kept, entry: SecretUse) -> None:
-        await self._writer.submit(UPDATE, Change(kept, entry), size=len(kept.sealed.sealed))
+    async def update(self, kept: Kept, *entries: SecretUse) -> None:
+        await self._writer.submit(UPDATE, Change(kept, entries), size=len(kept.sealed.sealed))
 
     async def get(self, secret_ids: Sequence[str]) -> dict[str, Kept]:
         found = await self._reader.ask(lambda db: _find(db, "by_ids", ids=_json(secret_ids)))

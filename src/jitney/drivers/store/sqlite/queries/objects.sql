@@ -18,6 +18,9 @@ SELECT number FROM objects WHERE object_id = :object_id
 -- name: heartbeat
 UPDATE objects SET heartbeat_at_ms = max(heartbeat_at_ms, :now_ms) WHERE object_id = :object_id AND name = ''
 
+-- name: rename
+UPDATE objects SET name = :name WHERE object_id = :object_id
+
 -- name: doom
 INSERT INTO deleted_objects (number) SELECT number FROM objects WHERE object_id = :object_id
 

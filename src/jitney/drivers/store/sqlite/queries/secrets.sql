@@ -33,7 +33,7 @@ VALUES
 
 -- name: update
 UPDATE secrets
-SET version = :version, keys = :keys, updated_at_ms = :updated_at_ms, key_id = :key_id, data_key = :data_key,
+SET name = :name, version = :version, keys = :keys, updated_at_ms = :updated_at_ms, key_id = :key_id, data_key = :data_key,
     nonce = :nonce, sealed = :sealed
 WHERE secret_id = :secret_id
 
