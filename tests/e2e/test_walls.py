@@ -47,12 +47,12 @@ def test_memory_over_the_limit_ends_with_its_figures(program):
 
 
 def test_disk_over_the_limit_ends_with_its_figures(program):
-    with pytest.raises(JitneyError, match=r"out of disk space at \d+ MiB, over its limit of 8 MiB"):
+    with pytest.raises(JitneyError, match=r"out of disk space at [\d,]+ MiB, over its limit of 8 MiB"):
         program.fill.remote()
 
 
 def test_what_is_written_to_a_volume_counts_until_it_is_committed(program):
-    with pytest.raises(JitneyError, match=r"out of disk space at \d+ MiB, over its limit of 8 MiB"):
+    with pytest.raises(JitneyError, match=r"out of disk space at [\d,]+ MiB, over its limit of 8 MiB"):
         program.fill_volume.remote(16, 1)
     assert program.fill_volume.remote(6, 3) == 18
 
