@@ -136,19 +136,7 @@ def clear(name: str, yes: bool, as_json: bool) -> None:
     objects.gone(count, "entry", "entries", as_json=as_json)
 
 
-@dict_.command()
-@click.argument("old_name")
-@click.argument("new_name")
-@YES
-@AS_JSON
-def rename(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
-    """Give a dict another name. It stays the same dict: what uses it now notices nothing.
-
-    \b
-    Example:
-      jitney dict rename shared shared-2024
-    """
-    objects.rename(ObjectKind.DICT, old_name, new_name, yes=yes, as_json=as_json)
+dict_.add_command(objects.rename_command(ObjectKind.DICT, "shared shared-2024"))
 
 
 @dict_.command()

@@ -81,7 +81,25 @@ def opened(kind: ObjectKind, name: str) -> ObjectRecord:
     return connection.ask(methods.OBJECT_OPEN, ObjectOpen(kind=kind, name=name), otherwise=nothing)
 
 
-def rename(kind: ObjectKind, old_name: str, new_name: str, *, yes: bool, as_json: bool) -> None:
+def rename_command(kind: ObjectKind, example: str) -> click.Command:
+    """`jitney KIND rename OLD NEW`; `example`: two names."""
+
+    @click.command("rename", short_help=f"Give a {kind} another name.")
+    @click.argument("old_name")
+    @click.argument("new_name")
+    @YES
+    @AS_JSON
+    def command(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
+        _rename(kind, old_name, new_name, yes=yes, as_json=as_json)
+
+    command.help = (
+        f"Give a {kind} another name. It stays the same {kind}: what uses it now notices nothing.\n\n"
+        f"\b\nExample:\n  jitney {kind} rename {example}"
+    )
+    return command
+
+
+def _rename(kind: ObjectKind, old_name: str, new_name: str, *, yes: bool, as_json: bool) -> None:
     """Give an object another name."""
     from jitney.cli import connection
     from jitney.values.objects import check_name

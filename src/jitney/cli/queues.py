@@ -140,19 +140,7 @@ def clear(name: str, partition: str, everything: bool, yes: bool, as_json: bool)
     objects.gone(connection.ask(methods.QUEUE_CLEAR, request).count, "item", "items", as_json=as_json)
 
 
-@queue.command()
-@click.argument("old_name")
-@click.argument("new_name")
-@YES
-@AS_JSON
-def rename(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
-    """Give a queue another name. It stays the same queue: what uses it now notices nothing.
-
-    \b
-    Example:
-      jitney queue rename jobs jobs-2024
-    """
-    objects.rename(ObjectKind.QUEUE, old_name, new_name, yes=yes, as_json=as_json)
+queue.add_command(objects.rename_command(ObjectKind.QUEUE, "jobs jobs-2024"))
 
 
 @queue.command()

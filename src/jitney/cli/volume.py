@@ -303,19 +303,7 @@ def restore(name: str, version: int, as_json: bool) -> None:
     _say(_volume(name).restore(version), as_json=as_json)
 
 
-@volume.command()
-@click.argument("old_name")
-@click.argument("new_name")
-@YES
-@AS_JSON
-def rename(old_name: str, new_name: str, yes: bool, as_json: bool) -> None:
-    """Give a volume another name. It stays the same volume: what uses it now notices nothing.
-
-    \b
-    Example:
-      jitney volume rename weights weights-2024
-    """
-    objects.rename(ObjectKind.VOLUME, old_name, new_name, yes=yes, as_json=as_json)
+volume.add_command(objects.rename_command(ObjectKind.VOLUME, "weights weights-2024"))
 
 
 @volume.command()

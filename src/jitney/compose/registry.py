@@ -214,7 +214,7 @@ def bucket_mounter(home: Home, config: WorkerConfig) -> BucketMounter:
 
     ids = ids_of_machine(os.environ)
     owner = ids.first if ids.writer == "root" else None
-    only = (config.buckets,)
+    only: tuple[str, ...] = (config.buckets,)
     if config.buckets == "auto":
         # A file that rclone writes has no name yet, and gVisor looks it up as soon as it has made it.
         only = ("s3fs",) if tiers.choose(config.runtime) == Isolation.GVISOR else ()

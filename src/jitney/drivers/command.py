@@ -85,6 +85,16 @@ async def run(
     return code, list(lines.last)
 
 
+async def kill(process: Process) -> None:
+    """End one process, which may have ended; it is collected."""
+    if process.returncode is None:
+        try:
+            process.kill()
+        except ProcessLookupError:
+            pass
+    await process.wait()
+
+
 async def _start(
     argv: Sequence[str], cwd: Path | str, env: Mapping[str, str], output: int, keep_fds: Sequence[int]
 ) -> Process:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jitney.drivers.command import kill
 from jitney.ports.network import HubPlan, NetworkFailed, OnRefused, Refused
 
 log = logging.getLogger(__name__)
@@ -124,12 +125,7 @@ class _Process:
 
     async def end(self) -> None:
         self._lost()
-        if self._process.returncode is None:
-            try:
-                self._process.kill()
-            except ProcessLookupError:
-                pass
-        await self._process.wait()
+        await kill(self._process)
 
 
 class PorterNames:

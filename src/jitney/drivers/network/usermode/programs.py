@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Protocol
 
+from jitney.drivers.command import kill
 from jitney.drivers.network.usermode import render
 from jitney.values.network import HubPlan
 
@@ -92,12 +93,7 @@ class Slirp:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
-        if self._process.returncode is None:
-            try:
-                self._process.kill()
-            except ProcessLookupError:
-                pass
-        await self._process.wait()
+        await kill(self._process)
 
 
 class Pasta:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jitney.drivers.command import kill
 from jitney.drivers.runtime.kept.channel import Channel, Message
 from jitney.ports.network import NetworkFailed
 
@@ -100,9 +101,4 @@ class Holder:
         """It ends, and its namespace with it. Idempotent."""
         self._is_ending = True
         self._channel.close()
-        if self._process.returncode is None:
-            try:
-                self._process.kill()
-            except ProcessLookupError:
-                pass
-        await self._process.wait()
+        await kill(self._process)
