@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.oci import where
 from jitney.testing.processes import bystanders
 
@@ -59,15 +60,25 @@ def engine(kind: str) -> Iterator[str]:
         yield str(path)
     finally:
         for one in reversed(processes):
-            one.send_signal(signal.SIGTERM)
-            try:
-                one.wait(START_S)
-            except subprocess.TimeoutExpired:
-                one.kill()
-                one.wait()
+            _end(one)
             bystanders.discard(one.pid)
         _unmount(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(one: subprocess.Popen[bytes]) -> None:
+    """With what it has started: Podman lets a step of a build run on whose client has gone, also when it ends itself."""
+    below = {pid: procfs.stat(pid) for pid in procfs.tree(one.pid)[1:]}
+    one.send_signal(signal.SIGTERM)
+    try:
+        one.wait(START_S)
+    except subprocess.TimeoutExpired:
+        one.kill()
+        one.wait()
+    for pid, known in below.items():
+        now = procfs.stat(pid)
+        if known is not None and now is not None and now.start_ticks == known.start_ticks:
+            os.kill(pid, signal.SIGKILL)
 
 
 def _docker(folder: Path, path: Path) -> list[tuple[list[str], Path]]:
