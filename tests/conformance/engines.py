@@ -67,7 +67,7 @@ def engine(kind: str) -> Iterator[str]:
 
 
 def _end(one: subprocess.Popen[bytes]) -> None:
-    """With what it has started: Podman lets a step of a build run on whose client has gone, also when it ends itself."""
+    """With what it has started: Podman lets a step of a build run on whose client has gone, and after its own end."""
     below = {pid: procfs.stat(pid) for pid in procfs.tree(one.pid)[1:]}
     one.send_signal(signal.SIGTERM)
     try:
