@@ -2,7 +2,8 @@
 
     python benchmarks/mount_bench.py [--runtime namespaces|process|oci] [--files 100000] [--mib 1024] [--smoke]
 
-The reads are of a large file in the volume, beside the same bytes on the container's own file system, both warm.
+The reads are of a large file in the volume, beside the same bytes on the container's own file system, both warm: read
+from the disk once, and then from memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`Volume` against the server's own handlers, over a socket: with the server's folder at hand, and without."""
 
 import asyncio
+import errno
 import io
 import os
 import pickle
@@ -9,9 +10,10 @@ import pytest
 
 import jitney
 from jitney import exception
-from jitney.client import session, volume_files
+from jitney.client import blocking, session, volume_files
 from jitney.client.portal import PORTAL
 from jitney.client.volume_download import download
+from jitney.core.volumes import whole
 from jitney.drivers.contents.memory import MemoryContents
 from jitney.errors import InvalidError
 from jitney.testing.fake_volumes import FakeVolumes
@@ -279,6 +281,78 @@ def test_damage_on_the_server_is_found(server):
     path.write_bytes(b"12x45")
     with pytest.raises(exception.StorageCorruptError, match="damaged"):
         read(volume, "a")
+
+
+def test_damage_in_the_folder_at_hand_is_found_and_nothing_is_left(server, tmp_path):
+    fake = FakeVolumes(server)
+    volume = jitney.Volume.from_name("weights", create_if_missing=True)
+    put(volume, a=os.urandom(LARGE))
+    [path] = (fake.contents.folder("main") / "files").glob("*/*")
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(BLOCK_BYTES + 5)
+        file.write(b"damage!!")
+    with pytest.raises(exception.StorageCorruptError, match="block 1"):
+        get(volume, "a", tmp_path / "back")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_connection_of_their_own_takes_goes_by_the_link(server, tmp_path, monkeypatch):
+    FakeVolumes(server, is_at_hand=False)
+    volume = jitney.Volume.from_name("weights", create_if_missing=True)
+    asked = []
+    monkeypatch.setattr(blocking, "ask", lambda endpoint, method, *given, **options: asked.append(method))
+    data = os.urandom(LARGE)
+    (tmp_path / "f").write_bytes(data)
+    with volume.batch_upload() as batch:
+        batch.put_file(tmp_path / "f", "f")
+    get(volume, "f", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    assert read(volume, "f") == data
+    assert sorted(asked) == ["volume.put_block"] * 3 + ["volume.read"] * 6
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_said_so(server, tmp_path, monkeypatch):
+    FakeVolumes(server)
+    volume = jitney.Volume.from_name("weights", create_if_missing=True)
+    (tmp_path / "f").write_bytes(bytes(LARGE))
+    reserve = volume_files.reserve
+
+    def shrink(file, size):
+        os.truncate(tmp_path / "f", BLOCK_BYTES)
+        reserve(file, size)
+
+    monkeypatch.setattr(volume_files, "reserve", shrink)
+    monkeypatch.setattr(volume_files, "clone", lambda reading, writing: False)
+    with pytest.raises(InvalidError, match="changes while it is read"), volume.batch_upload() as batch:
+        batch.put_file(tmp_path / "f", "f")
+    assert paths(volume) == []
+    assert list((server.home.volumes / "main" / "incoming").iterdir()) == []
+
+
+def test_a_disk_without_room_is_found_before_anything_is_copied(tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(b"x" * LARGE)
+
+    def full(file, size):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(volume_files, "reserve", full)
+    monkeypatch.setattr(volume_files, "clone", lambda reading, writing: False)
+    with pytest.raises(exception.StorageFullError):
+        volume_files.place(str(tmp_path / "f"), tmp_path / "target", lambda count: None)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES, LARGE])
+def test_copies_are_whole_and_told_by_their_content(tmp_path, size):
+    data, told = os.urandom(size), []
+    (tmp_path / "f").write_bytes(data)
+    with (tmp_path / "f").open("rb") as source, (tmp_path / "g").open("wb") as target:
+        found = volume_files.copy_checked(source.fileno(), target.fileno(), size, told.append)
+        assert found == whole(data)
+    assert volume_files.place(str(tmp_path / "f"), tmp_path / "h", told.append) == size
+    assert (tmp_path / "g").read_bytes() == (tmp_path / "h").read_bytes() == data
+    assert sum(told) == 2 * size
 
 
 def test_what_was_collected_between_sending_and_committing_is_sent_again(server, fake, volume, tmp_path):

@@ -66,7 +66,7 @@ class Server:
             entries = await self.store.volumes.entries(volume_id, version, recursive=True)
             found.append(
                 {
-                    entry.path: (await self.served.world.read(volume_id, entry.path, version)).decode()
+                    entry.path: bytes(await self.served.world.read(volume_id, entry.path, version)).decode()
                     for entry in entries
                     if entry.kind == "file"
                 }

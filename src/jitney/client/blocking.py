@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 
 from jitney.client.greeting import GREETING_S, Endpoint, check_welcome, hello
 from jitney.errors import JitneyError, from_code
 from jitney.values.calls import CallKind, Output
 from jitney.wire import codec
-from jitney.wire.frames import Splitter
+from jitney.wire.codec import Buffer
+from jitney.wire.frames import Inbox
 from jitney.wire.messages.link import (
     Answer,
     CancelCall,
@@ -28,17 +30,16 @@ from jitney.wire.messages.link import (
     Request,
 )
 
-RECEIVE_BYTES = 64 * 1024  # larger reads cost a mapping each, whatever comes
-
 
 class Connection:
     """A blocking connection of one thread to one server."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self._splitter = Splitter()
-        self._ready: list[bytes] = []
+        self._inbox = Inbox()
+        self._ready: list[bytes | memoryview] = []
         self._asked = 0
+        self._within_s = 0  # for ever
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(GREETING_S)
@@ -57,12 +58,21 @@ class Connection:
         """Hang up."""
         self._socket.close()
 
+    def expect(self, within_s: int) -> None:
+        """A server that lets us wait longer counts as gone. A timeout of Python's would wake us up for every piece."""
+        if within_s != self._within_s:
+            limit = struct.pack("@ll", within_s, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            self._within_s = within_s
+
     def _receive(self) -> Message:
         while not self._ready:
-            data = self._socket.recv(RECEIVE_BYTES)
-            if not data:
+            flags = socket.MSG_WAITALL if self._inbox.is_large else 0
+            count = self._socket.recv_into(self._inbox.room(), 0, flags)
+            if not count:
                 raise ConnectionResetError("the server hung up")
-            self._ready = self._splitter.feed(data)
+            self._ready = self._inbox.filled(count)
         return codec.decode_from_server(self._ready.pop(0))
 
     def call(self, message: Invoke) -> Output | None:
@@ -90,8 +100,8 @@ class Connection:
             self._socket.close()
             raise
 
-    def ask(self, method: str, body: bytes, *, held: bool) -> bytes:
-        """The body of the answer to a request; `held`: the server is told that it has come.
+    def ask(self, method: str, body: bytes, *, held: bool, tail: Buffer = b"") -> Buffer:
+        """The body of the answer to a request; `held`: the server is told that it has come. `tail`: see codec.before.
 
         Raises:
             JitneyError: the server's typed error.
@@ -99,7 +109,11 @@ class Connection:
         """
         self._asked = number = self._asked + 1
         try:
-            self._socket.sendall(codec.encode_frame(Request(number, method, body)))
+            if tail:
+                self._socket.sendall(codec.request_before(number, method, body, tail))
+                self._socket.sendall(tail)
+            else:
+                self._socket.sendall(codec.encode_frame(Request(number, method, body)))
             while True:
                 answer = self._receive()
                 if isinstance(answer, Answer) and answer.id == number:
@@ -141,8 +155,18 @@ def _connection(endpoint: Endpoint) -> Connection | None:
     return connection
 
 
-def ask(endpoint: Endpoint, method: str, body: bytes, *, held: bool = False) -> bytes | None:
+def ask(
+    endpoint: Endpoint, method: str, body: bytes, *, held: bool = False, tail: Buffer = b"", within_s: int = 0
+) -> Buffer | None:
     """The body of the answer to a request, by this thread's connection. None: let the portal ask.
+
+    Args:
+        endpoint: the server.
+        method: its name.
+        body: the message.
+        held: the answer holds something; see talk.
+        tail: what the message ends with; see codec.before.
+        within_s: a server that does not go on for so long counts as gone; 0: it is waited for.
 
     Raises:
         JitneyError: the server's typed error.
@@ -152,7 +176,8 @@ def ask(endpoint: Endpoint, method: str, body: bytes, *, held: bool = False) -> 
     if connection is None:
         return None
     try:
-        return connection.ask(method, body, held=held)
+        connection.expect(within_s)
+        return connection.ask(method, body, held=held, tail=tail)
     except JitneyError:
         raise
     except OSError:

@@ -12,12 +12,13 @@ import asyncio
 import os
 import unicodedata
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 from jitney.client import volume_files
+from jitney.client.bulk import Bulk
 from jitney.client.volume_files import Told
 from jitney.client.volume_upload import Place, Progress, in_parallel
 from jitney.core import volumes
@@ -25,6 +26,8 @@ from jitney.errors import AlreadyExistsError, InvalidError, StorageCorruptError
 from jitney.values.volumes import BLOCK_BYTES, Entry, Kind
 from jitney.wire.messages import volumes as vm
 from jitney.wire.methods import VOLUME_ENTRIES, VOLUME_READ, VOLUME_STAT
+
+T = TypeVar("T")
 
 BLOCKS_AHEAD = 4
 FILES_AT_ONCE = 8
@@ -83,23 +86,25 @@ async def entries(place: Place, path: str, version: int | None, *, recursive: bo
             return
 
 
-async def blocks(place: Place, found: Found) -> AsyncGenerator[bytes, None]:
+async def blocks(place: Place, found: Found) -> AsyncGenerator[memoryview, None]:
     """What a file holds, block by block, each checked."""
-    content, ahead = found.entry.content, deque[asyncio.Task[bytes]]()
-    try:
-        for position in range(content.count):
-            ahead.append(asyncio.create_task(_block(place, found, position)))
-            if len(ahead) > BLOCKS_AHEAD:
+    content, ahead = found.entry.content, deque[asyncio.Task[memoryview]]()
+    async with Bulk(place.session) as bulk:
+        try:
+            for position in range(content.count):
+                ahead.append(asyncio.create_task(_block(place, bulk, found, position, lambda data: data)))
+                if len(ahead) > BLOCKS_AHEAD:
+                    yield await ahead.popleft()
+            while ahead:
                 yield await ahead.popleft()
-        while ahead:
-            yield await ahead.popleft()
-    finally:
-        for task in ahead:
-            task.cancel()
-        await asyncio.gather(*ahead, return_exceptions=True)
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
 
 
-async def _block(place: Place, found: Found, position: int) -> bytes:
+async def _block(place: Place, bulk: Bulk, found: Found, position: int, take: Callable[[memoryview], T]) -> T:
+    """What `take` makes of a block that has been checked, on a thread."""
     request = vm.VolumeRead(
         volume_id=place.volume_id,
         path=found.entry.path,
@@ -107,13 +112,24 @@ async def _block(place: Place, found: Found, position: int) -> bytes:
         offset=position * BLOCK_BYTES,
         length=BLOCK_BYTES,
     )
-    data: bytes = (await place.ask(VOLUME_READ, request)).data
-    if await asyncio.to_thread(volumes.block_digest, data) != found.entry.content.block(position):
-        raise StorageCorruptError(
-            f"{found.entry.path!r} is damaged on the server: block {position} is not what was put",
-            hint="put the file again; `jitney volume history` shows versions that may have it whole",
-        )
-    return data
+
+    def checked(data: memoryview) -> T:
+        if volumes.block_digest(data) != found.entry.content.block(position):
+            raise StorageCorruptError(
+                f"{found.entry.path!r} is damaged on the server: block {position} is not what was put",
+                hint="put the file again; `jitney volume history` shows versions that may have it whole",
+            )
+        return take(data)
+
+    def get() -> tuple[T] | None:
+        answer = bulk.ask(VOLUME_READ, request)
+        return None if answer is None else (checked(answer.data),)
+
+    got = await bulk.run(get)
+    if got is None:
+        answer = await place.ask(VOLUME_READ, request)
+        got = await bulk.run(lambda: (checked(answer.data),))
+    return got[0]
 
 
 async def write_to(place: Place, found: Found, target: IO[bytes], told: Told | None = None) -> int:
@@ -121,11 +137,23 @@ async def write_to(place: Place, found: Found, target: IO[bytes], told: Told | N
     written = 0
     async with aclosing(blocks(place, found)) as source:
         async for data in source:
-            await asyncio.to_thread(target.write, data)
+            await asyncio.to_thread(volume_files.write_all, target, data)
             written += len(data)
             if told:
                 told(len(data))
     return written
+
+
+async def _write_blocks(place: Place, bulk: Bulk, found: Found, path: Path, told: Told) -> None:
+    """The same to a new file, in any order."""
+    content = found.entry.content
+
+    async def get(position: int) -> None:
+        await _block(place, bulk, found, position, lambda data: volume_files.write_block(path, position, data))
+        told(content.length(position))
+
+    await asyncio.to_thread(volume_files.make, path, content.size)
+    await in_parallel((get(position) for position in range(content.count)), BLOCKS_AHEAD)
 
 
 # ------------------------------------------------------------------------------------------------ to a folder
@@ -141,7 +169,8 @@ async def download(place: Place, path: str, version: int | None, local: Path, *,
     top = await stat(place, path, version) if path else None
     if top is not None and top.entry.kind is not Kind.DIR:
         progress = Progress(top.entry.name, top.entry.size)
-        await _get(place, top, local, force, progress)
+        async with Bulk(place.session) as bulk:
+            await _get(place, bulk, top, local, force, progress)
         progress.end()
         return Downloaded(1, top.entry.size, {})
     found = [entry async for entry in entries(place, path, top.version if top else version, recursive=True)]
@@ -162,17 +191,18 @@ async def download(place: Place, path: str, version: int | None, local: Path, *,
             await asyncio.to_thread(_make_folder, target(entry))
     if at is None and found:
         at = (await stat(place, found[0].path, None)).version
-    work = (
-        _get(place, Found(at or 0, entry), target(entry), force, progress)
-        for entry in wanted
-        if entry.kind is not Kind.DIR
-    )
-    await in_parallel(work, FILES_AT_ONCE)
+    async with Bulk(place.session) as bulk:
+        work = (
+            _get(place, bulk, Found(at or 0, entry), target(entry), force, progress)
+            for entry in wanted
+            if entry.kind is not Kind.DIR
+        )
+        await in_parallel(work, FILES_AT_ONCE)
     progress.end()
     return Downloaded(len(files), size, collisions)
 
 
-async def _get(place: Place, found: Found, target: Path, force: bool, progress: Progress) -> None:
+async def _get(place: Place, bulk: Bulk, found: Found, target: Path, force: bool, progress: Progress) -> None:
     """One file or link, under a name of its own until it is whole."""
     entry = found.entry
     await asyncio.to_thread(_check_free, target, force)
@@ -186,8 +216,7 @@ async def _get(place: Place, found: Found, target: Path, force: bool, progress: 
             if not is_copied:
                 if entry.size and not entry.blocks:
                     found = await stat_file(place, entry.path, found.version)
-                with await asyncio.to_thread(partial.open, "xb") as file:
-                    await write_to(place, found, file, progress.more)
+                await _write_blocks(place, bulk, found, partial, progress.more)
             await asyncio.to_thread(_dress, partial, entry)
         await asyncio.to_thread(os.replace, partial, target)
     except OSError as error:
@@ -197,7 +226,8 @@ async def _get(place: Place, found: Found, target: Path, force: bool, progress: 
 
 
 def _copy(source: Path, target: Path, entry: Entry, progress: Progress) -> bool:
-    """Copy a content from the server's folder: whether it is there, whole."""
+    """Copy a content from the server's folder: whether it is there, whole. What shares it (see `clone`) is not read,
+    and so not checked."""
     try:
         reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -207,9 +237,15 @@ def _copy(source: Path, target: Path, entry: Entry, progress: Progress) -> bool:
             return False
         writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            return volume_files.copy(reading, writing, progress.more) == entry.size
+            if volume_files.clone(reading, writing):
+                progress.more(entry.size)
+                return True
+            is_whole = volume_files.copy_checked(reading, writing, entry.size, progress.more).digest == entry.digest
         finally:
             os.close(writing)
+        if not is_whole:
+            target.unlink()  # by the link it is found out which block it is
+        return is_whole
     finally:
         os.close(reading)
 

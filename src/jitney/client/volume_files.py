@@ -8,18 +8,22 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Self, TypeVar
 
 from jitney.core import volumes
 from jitney.errors import InvalidError
 from jitney.values.volumes import BLOCK_BYTES, DIR_MODE, FILE_MODE, MODE_MAX, Content, Entry, Kind
 
-HASHERS_MAX = 4
-COPY_BYTES = 64 * 1024 * 1024  # at a time, between two looks at how far it is
+T = TypeVar("T")
 
+THREADS_MAX = 4
+PIECE_BYTES = 128 * 1024  # larger ones need more of memory in one piece, which takes long to find
+
+Buffer = bytes | memoryview
 Told = Callable[[int], None]  # so many bytes more are done
 
 
@@ -27,7 +31,7 @@ class Wanted(NamedTuple):
     """Something to put. `source` is None for folders, links, and files whose content is known already."""
 
     entry: Entry  # of a file without its content
-    source: Path | None = None
+    source: str | None = None
     size: int = 0
 
 
@@ -49,10 +53,10 @@ def look_at(local: Path, path: str, mode: int | None) -> Wanted:
     return _file(local, path, found, mode)
 
 
-def _file(local: Path, path: str, found: os.stat_result, mode: int | None = None) -> Wanted:
+def _file(local: str | Path, path: str, found: os.stat_result, mode: int | None = None) -> Wanted:
     permissions = (found.st_mode if mode is None else mode) & MODE_MAX
     entry = Entry(path=volumes.check_path(path), mode=permissions, mtime_ns=max(0, found.st_mtime_ns))
-    return Wanted(entry, local, found.st_size)
+    return Wanted(entry, str(local), found.st_size)
 
 
 def walk(local: Path, path: str, *, recursive: bool) -> Iterator[Wanted]:
@@ -69,10 +73,10 @@ def walk(local: Path, path: str, *, recursive: bool) -> Iterator[Wanted]:
         raise InvalidError(f"{local} is not a folder", hint="put_file puts files")
     if path:
         yield Wanted(Entry(path=volumes.check_path(path), kind=Kind.DIR, mode=found.st_mode & MODE_MAX))
-    yield from _walk(local, path, recursive)
+    yield from _walk(str(local), path, recursive)
 
 
-def _walk(folder: Path, below: str, recursive: bool) -> Iterator[Wanted]:
+def _walk(folder: str, below: str, recursive: bool) -> Iterator[Wanted]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -80,14 +84,14 @@ def _walk(folder: Path, below: str, recursive: bool) -> Iterator[Wanted]:
             path = f"{below}/{one.name}" if below else one.name
             seen = one.stat(follow_symlinks=False)
             if stat.S_ISREG(seen.st_mode):
-                yield _file(Path(one.path), path, seen)
+                yield _file(one.path, path, seen)
             elif stat.S_ISLNK(seen.st_mode):
                 entry = Entry(path=path, kind=Kind.SYMLINK, target=os.readlink(one.path), mode=MODE_MAX)
                 yield Wanted(volumes.check_entry(entry))
             elif stat.S_ISDIR(seen.st_mode) and recursive:
                 mode = seen.st_mode & MODE_MAX
                 yield Wanted(volumes.check_entry(Entry(path=path, kind=Kind.DIR, mode=mode or DIR_MODE)))
-                yield from _walk(Path(one.path), path, recursive)
+                yield from _walk(one.path, path, recursive)
     except OSError as error:
         raise InvalidError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
 
@@ -105,7 +109,7 @@ def spool(source: IO[bytes], path: str, target: Path, *, mode: int | None, now_n
                 raise InvalidError(f"the file object for {path!r} gives text, not bytes", hint="open it with 'rb'")
             size += file.write(data)
     permissions = (FILE_MODE if mode is None else mode) & MODE_MAX
-    return Wanted(Entry(path=volumes.check_path(path), mode=permissions, mtime_ns=now_ns), target, size)
+    return Wanted(Entry(path=volumes.check_path(path), mode=permissions, mtime_ns=now_ns), str(target), size)
 
 
 # ------------------------------------------------------------------------------------------------ contents
@@ -125,14 +129,28 @@ def read_wholes(batch: list[Wanted]) -> list[Whole]:
     for wanted in batch:
         assert wanted.source is not None
         try:
-            data = wanted.source.read_bytes()
+            data = _read(wanted.source, wanted.size)
         except OSError as error:
             raise _unreadable(wanted.source, error) from None
+        if len(data) > BLOCK_BYTES:
+            raise changed(wanted.source)
         found.append(Whole(wanted, data, volumes.whole(data)))
     return found
 
 
-def hash_file(source: Path, told: Told) -> Content:
+def _read(source: str, size: int) -> bytes:
+    """All of a file that had that size: three calls of the system, where `open` makes nine."""
+    file = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(file, size + 1)
+        while len(data) != size and len(data) <= BLOCK_BYTES and (more := os.read(file, BLOCK_BYTES)):
+            data += more
+        return data
+    finally:
+        os.close(file)
+
+
+def hash_file(source: str, told: Told) -> Content:
     """The content of a large file.
 
     Raises:
@@ -144,15 +162,16 @@ def hash_file(source: Path, told: Told) -> Content:
         raise _unreadable(source, error) from None
     try:
         before = os.fstat(file)
-        count = (before.st_size + BLOCK_BYTES - 1) // BLOCK_BYTES
 
         def digest(position: int) -> bytes:
-            data = read_block(file, position)
-            told(len(data))
-            return volumes.block_digest(data)
+            found, size = volumes.block_hash(), 0
+            for _, piece in pieces(file, position, before.st_size):
+                found.update(piece)
+                size += len(piece)
+            told(size)
+            return found.digest()
 
-        with ThreadPoolExecutor(min(HASHERS_MAX, os.cpu_count() or 1), thread_name_prefix="jitney-hash") as pool:
-            blocks = b"".join(pool.map(digest, range(count)))
+        blocks = b"".join(on_threads(digest, count_of(before.st_size)))
         after = os.fstat(file)
     finally:
         os.close(file)
@@ -161,22 +180,52 @@ def hash_file(source: Path, told: Told) -> Content:
     return volumes.content_of(blocks, before.st_size)
 
 
-def read_block(file: int, position: int) -> bytes:
-    """A block of an open file."""
-    data = os.pread(file, BLOCK_BYTES, position * BLOCK_BYTES)
-    while len(data) < BLOCK_BYTES and (
-        more := os.pread(file, BLOCK_BYTES - len(data), position * BLOCK_BYTES + len(data))
-    ):
-        data += more
-    return data
+_buffers = threading.local()
 
 
-def changed(source: Path) -> InvalidError:
+def _buffer(name: str, size: int) -> memoryview:
+    """Memory of this thread, for the next use of that name."""
+    found: memoryview | None = getattr(_buffers, name, None)
+    if found is None:
+        found = memoryview(bytearray(size))
+        setattr(_buffers, name, found)
+    return found
+
+
+def read_block(file: int, position: int) -> memoryview:
+    """A block of an open file, until this thread reads another: fresh memory costs as much as the reading."""
+    view, done = _buffer("block", BLOCK_BYTES), 0
+    while done < BLOCK_BYTES and (count := os.preadv(file, [view[done:]], position * BLOCK_BYTES + done)):
+        done += count
+    return view[:done]
+
+
+def make(path: Path, size: int) -> None:
+    """A new file, with room for so much."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        reserve(file, size)
+    finally:
+        os.close(file)
+
+
+def write_block(path: Path, position: int, data: memoryview) -> None:
+    """Write a block at its place of a file. By its name: nobody can have closed it, and opened another, meanwhile."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(file, data[done : done + PIECE_BYTES], position * BLOCK_BYTES + done)
+    finally:
+        os.close(file)
+
+
+def changed(source: str) -> InvalidError:
     """What is said of a file that does not hold still."""
     return InvalidError(f"{source} changes while it is read", hint="put it when nobody writes to it")
 
 
-def _unreadable(source: Path, error: OSError) -> InvalidError:
+def _unreadable(source: str, error: OSError) -> InvalidError:
     return InvalidError(f"{source} cannot be read: {error.strerror or error}")
 
 
@@ -201,7 +250,7 @@ def new_name() -> str:
     return secrets.token_hex(16)
 
 
-def place(source: Path, target: Path, told: Told) -> int:
+def place(source: str, target: Path, told: Told) -> int:
     """Copy a file into `incoming`: how many bytes. Shared with the original, where the file system can.
 
     Raises:
@@ -212,9 +261,14 @@ def place(source: Path, target: Path, told: Told) -> int:
     except OSError as error:
         raise _unreadable(source, error) from None
     try:
+        size = os.fstat(reading).st_size
         writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            return copy(reading, writing, told, begin_writing)
+            if clone(reading, writing):
+                told(size)
+            elif copy(reading, writing, size, told, is_to_last=True) < size:
+                raise changed(source)
+            return size
         finally:
             os.close(writing)
     except OSError as error:
@@ -224,54 +278,137 @@ def place(source: Path, target: Path, told: Told) -> int:
         os.close(reading)
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 def begin_writing(file: int, offset: int, length: int) -> None:
     """Have the system begin to put this on the disk: then less is left to do when it is synced."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "sync_file_range"):
-        libc.sync_file_range(file, ctypes.c_longlong(offset), ctypes.c_longlong(length), 2)  # SYNC_FILE_RANGE_WRITE
+    if hasattr(_libc, "sync_file_range"):
+        _libc.sync_file_range(file, ctypes.c_longlong(offset), ctypes.c_longlong(length), 2)  # SYNC_FILE_RANGE_WRITE
 
 
-def copy(reading: int, writing: int, told: Told, copied: Callable[[int, int, int], None] | None = None) -> int:
-    """Copy an open file to another, inside the kernel where it can: how many bytes.
+def reserve(file: int, size: int) -> None:
+    """Have the file system find room for so much at once, where it can: it takes a fifth less of time than in pieces.
 
-    `copied(writing, offset, length)` is called now and then.
+    Raises:
+        OSError: there is no room.
     """
+    if not size or not hasattr(_libc, "fallocate"):
+        return  # that of Python would write a byte into each page
+    code = ctypes.get_errno() if _libc.fallocate(file, 0, ctypes.c_longlong(0), ctypes.c_longlong(size)) else 0
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        raise OSError(code, os.strerror(code))
+
+
+def clone(reading: int, writing: int) -> bool:
+    """Have one open file share all of another: whether the file system can."""
     import fcntl
 
-    size = os.fstat(reading).st_size
     try:
         fcntl.ioctl(writing, 0x40049409, reading)  # FICLONE
     except OSError:
-        pass
-    else:
-        told(size)
-        return size
-    done = 0
-    while done < size:
+        return False
+    return True
+
+
+def copy(reading: int, writing: int, size: int, told: Told, *, is_to_last: bool) -> int:
+    """Copy so much of an open file to an empty one: how many bytes there were.
+
+    In pieces of our own: what the kernel copies by itself (`copy_file_range`) lies in memory page by page, and is read
+    from there more slowly ever after. `is_to_last`: it is going to be synced, so its writing begins at once.
+    """
+    reserve(writing, size)
+    with Flusher(writing if is_to_last else None) as flusher:
+
+        def one(position: int) -> int:
+            count = copy_block(reading, writing, position, size)
+            told(count)
+            flusher.begin(position * BLOCK_BYTES, count)
+            return count
+
+        return sum(on_threads(one, count_of(size)))
+
+
+def copy_checked(reading: int, writing: int, size: int, told: Told) -> Content:
+    """The same; what was copied is told by its content."""
+    reserve(writing, size)
+
+    def one(position: int) -> bytes:
+        found = volumes.block_hash()
+        told(copy_block(reading, writing, position, size, found.update))
+        return found.digest()
+
+    return volumes.content_of(b"".join(on_threads(one, count_of(size))), size)
+
+
+def write_all(target: IO[bytes], data: memoryview) -> None:
+    """Write to a file object, in pieces as above."""
+    for at in range(0, len(data), PIECE_BYTES):
+        target.write(data[at : at + PIECE_BYTES])
+
+
+def count_of(size: int) -> int:
+    """How many blocks so many bytes are."""
+    return (size + BLOCK_BYTES - 1) // BLOCK_BYTES
+
+
+def on_threads(work: Callable[[int], T], count: int) -> list[T]:
+    """Do `work` for 0, 1, ... on some threads: what it gave, in order."""
+    threads = min(THREADS_MAX, os.cpu_count() or 1, count)
+    if threads < 2:
+        return [work(number) for number in range(count)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="jitney-files") as pool:
         try:
-            count = os.copy_file_range(reading, writing, min(COPY_BYTES, size - done))
-        except OSError as error:
-            if done or error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            return _copy_through(reading, writing, told)
-        if not count:
-            break
-        if copied:
-            copied(writing, done, count)
-        done += count
-        told(count)
-    return done
+            return list(pool.map(work, range(count)))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _copy_through(reading: int, writing: int, told: Told) -> int:
-    done = 0
-    while data := os.read(reading, BLOCK_BYTES):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(writing, view) :]
-        done += len(data)
-        told(len(data))
-    return done
+def copy_block(
+    reading: int, writing: int, position: int, size: int, seen: Callable[[memoryview], None] | None = None
+) -> int:
+    """Copy one block of an open file to its place in another: how many bytes there were. `seen` is called with all."""
+    total = 0
+    for at, piece in pieces(reading, position, size):
+        if seen:
+            seen(piece)
+        done = 0
+        while done < len(piece):
+            done += os.pwrite(writing, piece[done:], at + done)
+        total += done
+    return total
+
+
+def pieces(file: int, position: int, size: int) -> Iterator[tuple[int, memoryview]]:
+    """A block of an open file of that size, piece by piece, each until the next: (offset in the file, piece).
+
+    So what has just been read is still in the processor's cache when something is done with it.
+    """
+    piece = _buffer("piece", PIECE_BYTES)
+    at, end = position * BLOCK_BYTES, min(size, (position + 1) * BLOCK_BYTES)
+    while at < end and (count := os.preadv(file, [piece[: end - at]], at)):
+        yield at, piece[:count]
+        at += count
+
+
+class Flusher:
+    """Has the system begin to put what was written on the disk: on a thread of its own, for it waits for busy disks."""
+
+    def __init__(self, file: int | None) -> None:
+        self._file = file
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="jitney-flush")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)  # who syncs the file does the rest
+
+    def begin(self, offset: int, length: int) -> None:
+        """Of this part."""
+        if self._file is not None:
+            self._pool.submit(begin_writing, self._file, offset, length)
 
 
 def no_room(path: Path, error: OSError) -> Exception:

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from msgspec.structs import replace
 
 from jitney.client import output, volume_files
+from jitney.client.bulk import Bulk
 from jitney.client.portal import PORTAL
 from jitney.client.volume_files import Wanted
 from jitney.core import volumes
@@ -47,7 +48,7 @@ BATCHES_AT_ONCE = 4
 BLOCKS_AT_ONCE = 6
 LARGE_AT_ONCE = 2
 LOOKED_AT_MAX = 200  # paths that are looked at before anything is sent
-CHANGED = "changed"
+NOTHING = memoryview(b"")
 
 
 class Place(NamedTuple):
@@ -147,15 +148,12 @@ class Upload:
 
     async def _send_batch(self, batch: list[Wanted]) -> list[Entry]:
         wholes = await asyncio.to_thread(volume_files.read_wholes, batch)
-        over = [one for one in wholes if one.content.size > BLOCK_BYTES]
-        if over:
-            raise volume_files.changed(over[0].wanted.source or Path())
         contents = {one.content.digest: one for one in wholes}
         request = vm.VolumeMissing(
             volume_id=self._place.volume_id, contents=tuple(one.content for one in contents.values())
         )
         missing = (await self._place.ask(VOLUME_MISSING, request)).missing
-        blocks = tuple(vm.BlockData(one.digest, 0, contents[one.digest].data) for one in missing)
+        blocks = tuple(vm.BlockData(one.digest, 0, memoryview(contents[one.digest].data)) for one in missing)
         if blocks:
             await self._place.ask(VOLUME_PUT_BLOCK, vm.VolumePutBlock(volume_id=self._place.volume_id, blocks=blocks))
         self._progress.more(sum(one.content.size for one in wholes))
@@ -168,7 +166,7 @@ class Upload:
             content = await self._send_blocks(wanted.source)
         return _with(wanted.entry, content)
 
-    async def _adopted(self, source: Path) -> Content | None:
+    async def _adopted(self, source: str) -> Content | None:
         """The content that the server made of a copy in its folder; None where it does not see that folder."""
         assert self._place.incoming is not None
         target = self._place.incoming / volume_files.new_name()
@@ -185,7 +183,7 @@ class Upload:
         finally:
             target.unlink(missing_ok=True)
 
-    async def _send_blocks(self, source: Path) -> Content:
+    async def _send_blocks(self, source: str) -> Content:
         content = await asyncio.to_thread(volume_files.hash_file, source, lambda count: None)
         request = vm.VolumeMissing(volume_id=self._place.volume_id, contents=(content,))
         missing = [
@@ -194,22 +192,29 @@ class Upload:
         self._progress.more(content.size - sum(content.length(position) for position in missing))
         file = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-
-            async def send(position: int) -> None:
-                data = await asyncio.to_thread(volume_files.read_block, file, position)
-                block = vm.BlockData(content.digest, position, data)
-                try:
-                    await self._place.ask(
-                        VOLUME_PUT_BLOCK, vm.VolumePutBlock(volume_id=self._place.volume_id, blocks=(block,))
-                    )
-                except InvalidError:
-                    raise volume_files.changed(source) from None
-                self._progress.more(len(data))
-
-            await in_parallel((send(position) for position in missing), BLOCKS_AT_ONCE)
+            async with Bulk(self._place.session) as bulk:
+                sending = (self._send_block(bulk, file, content, position) for position in missing)
+                await in_parallel(sending, BLOCKS_AT_ONCE)
+        except InvalidError:
+            raise volume_files.changed(source) from None
         finally:
             os.close(file)
         return content
+
+    async def _send_block(self, bulk: Bulk, file: int, content: Content, position: int) -> None:
+        def message(data: memoryview) -> vm.VolumePutBlock:
+            return vm.VolumePutBlock(
+                volume_id=self._place.volume_id, blocks=(vm.BlockData(content.digest, position, data),)
+            )
+
+        def send() -> bool:
+            data = volume_files.read_block(file, position)
+            return bulk.ask(VOLUME_PUT_BLOCK, message(NOTHING), data) is not None
+
+        if not await bulk.run(send):
+            data = await bulk.run(lambda: bytes(volume_files.read_block(file, position)))
+            await self._place.ask(VOLUME_PUT_BLOCK, message(memoryview(data)))
+        self._progress.more(content.length(position))
 
 
 def _with(entry: Entry, content: Content) -> Entry:

@@ -44,6 +44,7 @@ OF_THE_SYSTEM = ("/dev", "/proc", "/sys")  # where no volume is mounted
 MOUNTS_MAX = 64  # volumes of a function, or of a step of a build
 
 _SEED = b"jitney content 1\0"
+block_hash = hashlib.sha256  # of a block that comes piece by piece
 
 
 # ------------------------------------------------------------------------------------------------ contents

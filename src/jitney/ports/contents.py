@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
     digest: str
     position: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Block(NamedTuple):

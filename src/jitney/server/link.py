@@ -18,7 +18,7 @@ from jitney.server.api.reply import Reply
 from jitney.server.api.table import Table
 from jitney.server.connected import Connected
 from jitney.wire import codec
-from jitney.wire.frames import Splitter
+from jitney.wire.frames import Inbox
 from jitney.wire.messages import link as m
 
 log = logging.getLogger("jitney.link")
@@ -27,7 +27,7 @@ REPLIES_MAX = 10_000  # that one peer may wait for, such as items of queues
 WRITE_BUFFER_MAX = 64 * 1024 * 1024  # a peer that does not read: events of streams are dropped past this
 
 
-class Link(asyncio.Protocol):
+class Link(asyncio.BufferedProtocol):
     """One connection of a peer."""
 
     def __init__(self, table: Table, calls: Connected, admit: Callable[[m.Hello], m.Welcome], links: set[Link]) -> None:
@@ -37,7 +37,7 @@ class Link(asyncio.Protocol):
         self._calls = calls
         self._admit = admit
         self._links = links
-        self._splitter = Splitter()
+        self._inbox = Inbox()
         self._transport: asyncio.Transport | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone: list[Callable[[], None]] = []
@@ -48,9 +48,12 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._inbox.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            for body in self._splitter.feed(data):
+            for body in self._inbox.filled(nbytes):
                 self._message(codec.decode_from_peer(body))
         except InvalidError as error:
             self.send(m.Failed(0, error.code, error.message))
@@ -187,6 +190,8 @@ class Link(asyncio.Protocol):
             self.send(m.Event(request.id, codec.encode(event)))
 
         try:
-            self.send(m.Answer(request.id, await self._table.call(self, request.method, request.body, emit)))
+            answer = m.Answer(request.id, await self._table.call(self, request.method, request.body, emit))
+            if self._transport is not None:
+                self._transport.writelines(codec.encode_answer(answer))
         except JitneyError as error:
             self.send(m.Failed(request.id, error.code, error.message, error.hint))

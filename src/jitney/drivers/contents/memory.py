@@ -62,7 +62,7 @@ class MemoryContents:
             if content.digest == part.digest and part.position == 0 and content.count <= 1:
                 if not self._touch(one):
                     self._need(len(part.data))
-                    self._whole[one] = part.data
+                    self._whole[one] = bytes(part.data)
                     self._begun.pop(one, None)
                     self._used[one] = self._now_ms()
             elif not self._touch(one):
@@ -75,7 +75,7 @@ class MemoryContents:
         if not 0 <= part.position < content.count or volumes.block_digest(part.data) != content.block(part.position):
             raise InvalidError(f"what was sent is not block {part.position} of {one.digest[:16]}…")
         self._need(len(part.data))
-        blocks[part.position] = part.data
+        blocks[part.position] = bytes(part.data)
         self._used[one] = self._now_ms()
         self._finish(one)
 

@@ -156,7 +156,7 @@ class Bucket:
 
     # ------------------------------------------------------------------------------------------- asking
 
-    async def put(self, name: str, data: bytes, *, type: str = DATA_TYPE) -> None:
+    async def put(self, name: str, data: bytes | memoryview, *, type: str = DATA_TYPE) -> None:
         """Put an object, or replace it."""
         attributes = {"Content-Type": type}
         await self._try(lambda: self._put(name, data, attributes, "overwrite"))
@@ -169,7 +169,7 @@ class Bucket:
             return (await self.get(name)).data == data
         return True
 
-    async def _put(self, name: str, data: bytes, attributes: dict[str, str], mode: str) -> None:
+    async def _put(self, name: str, data: bytes | memoryview, attributes: dict[str, str], mode: str) -> None:
         path = self.address.prefix + name
         await self._obstore.put_async(self._store, path, data, attributes=attributes, mode=mode, use_multipart=False)
 

@@ -38,7 +38,7 @@ class VolumesApi:
         table.on(methods.VOLUME_ADOPT, self.adopt)
         table.on(methods.VOLUME_READ, self.read)
         table.on(methods.VOLUME_COPY, self.copy)
-        table.on(methods.VOLUME_RENAME, self.rename)
+        table.on(methods.VOLUME_MOVE, self.move)
         table.on(methods.VOLUME_REMOVE, self.remove)
         table.on(methods.VOLUME_RESTORE, self.restore)
         table.on(methods.VOLUME_KEEP, self.keep)
@@ -136,16 +136,16 @@ class VolumesApi:
         if not 0 <= request.length <= BLOCK_BYTES:
             raise InvalidError(f"length must be from 0 to {BLOCK_BYTES:,}")
         data = await self._volumes.contents.read(WORKSPACE, entry.digest, request.offset, request.length)
-        return vm.VolumeReadAnswer(version=version, size=entry.size, data=data)
+        return vm.VolumeReadAnswer(version=version, size=entry.size, data=memoryview(data))
 
     async def copy(self, peer: Peer, request: vm.VolumeCopy, emit: Emit) -> Committed:
         """Copy inside a volume."""
         return await self._volumes.copy(request.volume_id, request.sources, request.target, recursive=request.recursive)
 
-    async def rename(self, peer: Peer, request: vm.VolumeRename, emit: Emit) -> Committed:
+    async def move(self, peer: Peer, request: vm.VolumeMove, emit: Emit) -> Committed:
         """Move inside a volume."""
         paths.check_path(request.path)
-        return await self._volumes.rename(request.volume_id, request.path, request.target, into=request.into)
+        return await self._volumes.move(request.volume_id, request.path, request.target, into=request.into)
 
     async def remove(self, peer: Peer, request: vm.VolumeRemove, emit: Emit) -> Committed:
         """Remove from a volume."""

@@ -18,9 +18,9 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ T = TypeVar("T")
 FILE_MODE = 0o444
 USED_EVERY_MS = 60_000  # that a content is used is noted no more often
 PARTIAL, BEGUN = "p-", "b-"
+MANY = 16  # files of one request
 
 
 class _Begun:
@@ -55,6 +56,17 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class _OneByOne:
+    """Has one thread at a time do what is thousands of short calls of the system: each gives up the interpreter's lock,
+    and to pass it on among many threads takes longer than the calls."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, many: Sized) -> AbstractContextManager[object]:
+        return self._lock if len(many) > MANY else nullcontext()
+
+
 class LocalContents:
     """`ports.contents.Contents` in a folder of the local disk."""
 
@@ -62,6 +74,7 @@ class LocalContents:
         self._folder = folder
         self._now_ms = now_ms
         self._lock = threading.Lock()  # of the times of use, and of removals, which look at them
+        self._one_by_one = _OneByOne()
         self._begun: dict[Stored, _Begun] = {}
         self._beginning = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,7 +101,12 @@ class LocalContents:
     async def absent(self, workspace: str, digests: Sequence[str]) -> list[str]:
         check_workspace(workspace)
         asked = [Stored(workspace, check_digest(digest)) for digest in dict.fromkeys(digests)]
-        return await self._off_loop(lambda: [one.digest for one in asked if not self._use(one)])
+
+        def work() -> list[str]:
+            with self._one_by_one(asked):
+                return [one.digest for one in asked if not self._use(one)]
+
+        return await self._off_loop(work)
 
     def _use(self, one: Stored) -> bool:
         """Note that a content is used: whether it is there."""
@@ -113,9 +131,7 @@ class LocalContents:
             except FileNotFoundError:
                 raise _not_here(digest) from None
             try:
-                buffer = bytearray(min(length, max(0, os.fstat(file).st_size - offset)))
-                count = files.read_at(file, offset, memoryview(buffer))
-                return bytes(buffer[:count])
+                return files.read(file, offset, length)
             finally:
                 os.close(file)
 
@@ -188,13 +204,12 @@ class LocalContents:
         await self._off_loop(lambda: self._put(workspace, parts))
 
     def _put(self, workspace: str, parts: Sequence[Part]) -> None:
-        wholes: dict[Stored, bytes] = {}
+        wholes: dict[Stored, bytes | memoryview] = {}
         for part in parts:
             one = Stored(workspace, part.digest)
             is_whole = part.position == 0 and len(part.data) <= BLOCK_BYTES
             if is_whole and volumes.whole(part.data).digest == part.digest:
-                if not self._use(one):
-                    wholes[one] = part.data
+                wholes[one] = part.data
             else:
                 self._put_block(one, part)
         self._put_wholes(workspace, wholes)
@@ -229,17 +244,16 @@ class LocalContents:
         self._name([(str(begun.path), one)])
         self._begun.pop(one, None)
 
-    def _put_wholes(self, workspace: str, wholes: Mapping[Stored, bytes]) -> None:
+    def _put_wholes(self, workspace: str, wholes: Mapping[Stored, bytes | memoryview]) -> None:
         """Each written, then all synced, then each named: a name never stands for less than all of it."""
-        if not wholes:
-            return
-        incoming = self.folder(workspace) / "incoming"
+        prefix = f"{self.folder(workspace)}/incoming/{PARTIAL}{secrets.token_hex(12)}"
         written: list[tuple[str, Stored]] = []
         try:
-            for one, data in wholes.items():
-                path = f"{incoming}/{PARTIAL}{secrets.token_hex(12)}"
-                written.append((path, one))
-                _write_new(path, data)
+            with self._one_by_one(wholes):
+                for one, data in wholes.items():
+                    if not self._use(one):
+                        written.append((f"{prefix}-{len(written)}", one))
+                        _write_new(written[-1][0], data)
             files.sync_files([path for path, _ in written])
             self._name(written)
             written.clear()
@@ -250,18 +264,19 @@ class LocalContents:
 
     def _name(self, written: Sequence[tuple[str, Stored]]) -> None:
         """Give synced files the names of what they hold, and return when the names are on the disk."""
-        folders: dict[str, None] = {}
+        folders: set[str] = set()
         now_ns = self._now_ms() * 1_000_000
-        for path, one in written:
-            target = self.path(one)
-            folder = os.path.dirname(target)
-            if folder not in folders and not os.path.isdir(folder):
-                os.makedirs(folder, exist_ok=True, mode=0o700)
-                folders[os.path.dirname(folder)] = None
-            folders[folder] = None
-            os.utime(path, ns=(now_ns, now_ns))
-            with self._lock:
-                os.replace(path, target)
+        with self._one_by_one(written):
+            for path, one in written:
+                target = self.path(one)
+                folder = target.rpartition("/")[0]
+                if folder not in folders and not os.path.isdir(folder):
+                    os.makedirs(folder, exist_ok=True, mode=0o700)
+                    folders.add(os.path.dirname(folder))
+                folders.add(folder)
+                os.utime(path, ns=(now_ns, now_ns))
+                with self._lock:
+                    os.replace(path, target)
         files.sync_folders(folders)
 
     # ------------------------------------------------------------------------------------------- adopting
@@ -379,7 +394,7 @@ def _make_holes(path: Path, size: int) -> None:
         os.close(file)
 
 
-def _write_new(path: str, data: bytes) -> None:
+def _write_new(path: str, data: bytes | memoryview) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         files.write_at(file, 0, data)

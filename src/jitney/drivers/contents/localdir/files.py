@@ -16,12 +16,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jitney.core.volumes import block_digest
+from jitney.core.volumes import block_hash
 from jitney.errors import StorageError, StorageFullError
 from jitney.values.volumes import BLOCK_BYTES
 
 HASHERS_MAX = 8
 SYNC_ONE_BY_ONE_MAX = 8
+PIECE_BYTES = 128 * 1024  # of larger ones the kernel looks long for memory in one piece
 BEGIN_BYTES_MIN = 1024 * 1024  # less is not worth a call
 
 _FICLONE = 0x40049409
@@ -36,27 +37,30 @@ except OSError:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def read_at(file: int, offset: int, buffer: memoryview) -> int:
-    """Fill `buffer` from a place of a file: how many bytes there were."""
-    done = 0
-    while done < len(buffer):
-        count = os.preadv(file, [buffer[done:]], offset + done)
-        if not count:
-            break
-        done += count
-    return done
+def read(file: int, offset: int, length: int) -> bytes:
+    """A part of a file: less than `length` only at its end."""
+    data = os.pread(file, length, offset)
+    while data and len(data) < length and (more := os.pread(file, length - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 _buffers = threading.local()
 
 
 def hash_block(file: int, index: int, length: int) -> bytes:
-    """The digest of a block of a file; that of fewer bytes, where the file ends before."""
-    buffer = getattr(_buffers, "buffer", None)
+    """The digest of a block of a file; that of fewer bytes, where the file ends before.
+
+    Piece by piece: what has just been read is still in the processor's cache when it is hashed.
+    """
+    buffer: memoryview | None = getattr(_buffers, "buffer", None)
     if buffer is None:
-        buffer = _buffers.buffer = bytearray(BLOCK_BYTES)
-    view = memoryview(buffer)[:length]
-    return block_digest(view[: read_at(file, index * BLOCK_BYTES, view)])
+        buffer = _buffers.buffer = memoryview(bytearray(PIECE_BYTES))
+    found, at, end = block_hash(), index * BLOCK_BYTES, index * BLOCK_BYTES + length
+    while at < end and (count := os.preadv(file, [buffer[: end - at]], at)):
+        found.update(buffer[:count])
+        at += count
+    return found.digest()
 
 
 def hash_blocks(file: int, blocks: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -88,13 +92,21 @@ def blocks_with_data(file: int, size: int) -> set[int]:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def write_at(file: int, offset: int, data: bytes) -> None:
+def write_at(file: int, offset: int, data: bytes | memoryview) -> None:
     """Write all of `data` at a place of a file, and have the system begin to put it on the disk."""
-    view, done = memoryview(data), 0
+    view, done, is_large = memoryview(data), 0, len(data) >= BEGIN_BYTES_MIN
+    if is_large:
+        _reserve(file, offset, len(view))
     while done < len(view):
-        done += os.pwrite(file, view[done:], offset + done)
-    if len(view) >= BEGIN_BYTES_MIN:
+        done += os.pwrite(file, view[done : done + PIECE_BYTES], offset + done)
+    if is_large:
         begin_writing(file, offset, len(view))
+
+
+def _reserve(file: int, offset: int, length: int) -> None:
+    """Have the file system find room for this at once, where it can: that takes less than in pieces."""
+    if _libc is not None and hasattr(_libc, "fallocate"):  # if there is no room, the writing says so
+        _libc.fallocate(file, 0, ctypes.c_longlong(offset), ctypes.c_longlong(length))
 
 
 def copy_block(source: int, source_offset: int, target: int, target_offset: int, length: int) -> None:

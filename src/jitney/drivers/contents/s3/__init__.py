@@ -176,11 +176,11 @@ class S3Contents:
         await self._put_block(one, begun, index, part.data)
         await self._finish(one, begun)
 
-    async def _put_whole(self, one: Stored, data: bytes) -> None:
+    async def _put_whole(self, one: Stored, data: bytes | memoryview) -> None:
         await self._bucket.put(layout.file_name(one), data)
         self._usage.there(one)
 
-    async def _put_block(self, one: Stored, begun: _Begun, index: int, data: bytes) -> None:
+    async def _put_block(self, one: Stored, begun: _Begun, index: int, data: bytes | memoryview) -> None:
         begun.used_ms = self._now_ms()
         if index not in begun.have:
             await self._bucket.put(layout.block_name(one, index), data)

@@ -31,10 +31,10 @@ class Insert:
     `executemany` would step once a row, and give up the interpreter's lock each time.
     """
 
-    def __init__(self, table: str, columns: Sequence[str]) -> None:
+    def __init__(self, table: str, columns: Sequence[str], *, end: str = "") -> None:
         row = f"({', '.join('?' * len(columns))})"
         self._sql = {
-            count: f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"
+            count: f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)} {end}"
             for count in ROWS_AT_A_TIME
         }
 

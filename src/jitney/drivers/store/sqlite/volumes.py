@@ -30,6 +30,7 @@ from jitney.values.volumes import (
 )
 
 SQL = queries.load("volumes")
+INSERT_CONTENTS = queries.Insert("contents", ("workspace", "digest", "size", "blocks"), end="ON CONFLICT DO NOTHING")
 INSERT_ENTRIES = queries.Insert(
     "volume_entries",
     ("volume", "folder", "name", "since", "kind", "size", "mode", "mtime_ns", "digest", "target"),
@@ -65,6 +66,8 @@ class _Rows:
         self.numbers: dict[str, int] = {}
 
     def newest(self, path: str) -> Row | None:
+        if not self._volume:
+            return None  # it has no version yet
         folder, _, name = path.rpartition("/")
         found = self._db.execute(SQL["newest"], (self._volume, folder, name)).fetchone()
         return self.read(found) if found else None
@@ -181,7 +184,11 @@ def _columns(volume: int, since: int, entry: Entry) -> tuple[Any, ...]:
 
 
 def _add_contents(db: sqlite3.Connection, workspace: str, contents: Sequence[Content]) -> None:
+    small = [content for content in contents if content.size < BLOCK_BYTES]
+    INSERT_CONTENTS(db, [(workspace, bytes.fromhex(one.digest), one.size, one.blocks) for one in small])
     for content in contents:
+        if content.size < BLOCK_BYTES:
+            continue
         row = {"workspace": workspace, "digest": bytes.fromhex(content.digest), "size": content.size}
         added = db.execute(SQL["add_content"], {**row, "blocks": content.blocks}).fetchall()
         whole = content.size // BLOCK_BYTES
