@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.namespaces import NamespacesRuntime
 from jitney.drivers.walls.probe import probe
 from jitney.testing.conformance.runtime import Module, Program, RuntimeContract
-from jitney.testing.processes import lasting, open_stage, shown
+from jitney.testing.processes import LOOK_AGAIN_S, lasting, open_stage, shown
 from jitney.values.containers import Launch
 from jitney.values.isolation import Isolation
 
@@ -42,15 +43,23 @@ class Stage(ProcessStage):
         return msgspec.structs.replace(self.launch(Program.EXITS_WITH_3), isolation=Isolation.GVISOR)
 
     def left_overs(self) -> list[str]:
-        spared, folders = self.runtime.infrastructure()
+        spared, _ = self.runtime.infrastructure()
         pids = [pid for pid in lasting(spared | self._before) if not _has_ended(pid)]
+        found = self._folders_left()
+        if found:
+            time.sleep(LOOK_AGAIN_S)  # sleep: folders of pods are removed when their wall has said that they ended
+            found = [path for path in self._folders_left() if path in found]
+        return [shown(pid) for pid in pids] + found
+
+    def _folders_left(self) -> list[str]:
+        _, folders = self.runtime.infrastructure()
         found = []
         for wall in Path(self.home.containers).iterdir():
             if wall.name not in folders:
                 found.append(str(wall))
             elif (wall / "scratch").exists():
                 found += [str(pod) for pod in (wall / "scratch").iterdir() if f"{wall.name}/{pod.name}" not in folders]
-        return [shown(pid) for pid in pids] + [path for path in found if not path.endswith("/scratch/t")]
+        return [path for path in found if not path.endswith("/scratch/t")]
 
 
 def _has_ended(pid: int) -> bool:
