@@ -6,12 +6,13 @@ import asyncio
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitney.client import blocking
 from jitney.client.greeting import Endpoint
 from jitney.errors import InvalidError, NotFoundError
+from jitney.values import ids
 from jitney.values.calls import FRAME_BYTES_MAX
 from jitney.wire import codec
 from jitney.wire.frames import INBOX_BYTES, LENGTH, Inbox, Splitter, frame
@@ -26,6 +27,7 @@ sizes = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(sizes, max_size=6), st.lists(st.integers(1, 2 * INBOX_BYTES), min_size=1, max_size=9))
 def test_an_inbox_gives_what_a_splitter_gives_however_it_comes(lengths, cuts):
     stream = b"".join(frame(bytes([number]) * length) for number, length in enumerate(lengths))
@@ -103,7 +105,7 @@ def test_a_server_takes_large_requests_and_gives_large_answers(folder):
 
             def ask():
                 message = vm.VolumePutBlock(
-                    volume_id="vo-missing", blocks=(vm.BlockData("0" * 64, 0, memoryview(b"")),)
+                    volume_id=ids.make(ids.VOLUME, bytes(16)), blocks=(vm.BlockData("0" * 64, 0, memoryview(b"")),)
                 )
                 with pytest.raises(NotFoundError):
                     blocking.ask(endpoint, VOLUME_PUT_BLOCK.name, codec.before(message, data), tail=data, within_s=30)
