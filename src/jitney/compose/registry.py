@@ -158,17 +158,14 @@ def runtime(home: Home, config: WorkerConfig, out: Network | None = None) -> Run
     name = tiers.choose(config.runtime)
     make = factory("runtime", name)
     made: Runtime
-    if name == "oci":
-        from jitney.drivers.network.names import PorterNames
-
-        settings = factory("runtime settings", name)(base=config.oci_base, network=config.oci_network)
-        own = network_for_others(out or network(home))
-        made = make(home, limiter=limiter(home), settings=settings, network=own, names=PorterNames)
-    elif name == "gvisor":
+    if name in ("oci", "gvisor"):
         from jitney.drivers.network.names import PorterNames
 
         own = network_for_others(out or network(home))
-        made = make(home, limiter=limiter(home), network=own, names=PorterNames)
+        settings = {}
+        if name == "oci":
+            settings["settings"] = factory("runtime settings", name)(base=config.oci_base, network=config.oci_network)
+        made = make(home, limiter=limiter(home), network=own, names=PorterNames, **settings)
     elif name == "namespaces":
         made = make(home, limiter=limiter(home), network=network(home), template_limit_mib=template_limit_mib(config))
     elif name == "process":
