@@ -21,6 +21,12 @@ def test_blocks_are_counted_once_and_links_not_followed(tmp_path):
     assert 98 <= used_kib(str(tmp_path), 10_000) <= 140
 
 
+def test_an_empty_file_takes_one_block_as_the_table_of_files_is_finite(tmp_path):
+    for number in range(50):
+        (tmp_path / str(number)).touch()
+    assert used_kib(str(tmp_path), 10_000) == 50 * 4
+
+
 def test_counting_stops_when_it_is_enough(tmp_path):
     for number in range(50):
         folder = tmp_path / str(number)

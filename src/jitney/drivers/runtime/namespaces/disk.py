@@ -4,6 +4,9 @@ The writable layer of a container is a folder of the machine's file system. A qu
 quotas, which few file systems have switched on; so the folder is walked. A walk costs what it has files for, and the
 next one comes no sooner than ten times as long after it: looking takes a tenth of one processor at most.
 
+A file counts for one block at least, even an empty one: it has its entry in the disk's table of files, which can be used
+up as the room can. (The limit of memory does not bound it: entries that are on the disk need no memory.)
+
 A file that was removed while somebody has it open is in no folder, and takes as much room as before. So the descriptors
 of whoever is in the container are looked at too. What is held otherwise (by a mapping only, or on its way through a
 socket) is not seen.
@@ -26,6 +29,7 @@ from jitney.ports.mounting import COMMITTED
 DEFAULT_MIB = 512 * 1024  # without `ephemeral_disk`
 LOOK_S = 1.0
 SHARE = 10
+FILE_BLOCKS_MIN = 8  # of 512 bytes, as `stat` counts them: the 4 KiB that a file system's own blocks have
 DESCRIPTORS_MAX = 100_000  # of one container: more are not looked at
 
 
@@ -52,7 +56,7 @@ def used_kib(folder: str, enough_kib: int, since_ns: int = 0) -> int:
                     continue
                 seen.add(status.st_ino)
             if status.st_ctime_ns >= since_ns:
-                blocks += status.st_blocks
+                blocks += max(status.st_blocks, FILE_BLOCKS_MIN)
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(entry.path)
     return blocks // 2
