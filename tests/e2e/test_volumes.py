@@ -74,3 +74,18 @@ def look():
 def main():
     print(look.remote())
 """
+
+
+@pytest.mark.parametrize("runtime", ["namespaces", "process"])
+def test_a_memory_snapshot_is_made_from_a_volume(lone: Platform, runtime: str):
+    if why := WHY_NOT[runtime]:
+        pytest.skip(f"no mounts here: {why}")
+    lone.environment |= {"JITNEY_RUNTIME": runtime}
+    lone.bring("snapshot_volumes.py")
+    out = lone.jitney("run", "snapshot_volumes.py::main").out
+    assert "reader ('one', 'one') writer ('one', 'one')" in out
+    # One that only reads is made anew, one that may write keeps its own: its commits would throw it away.
+    assert "reader ('two', 'two') writer ('one', 'two')" in out
+    failed = lone.jitney("run", "snapshot_volumes.py::careless", code=None)
+    assert "can read volumes, and not write them" in failed.out + failed.err
+    lone.jitney("down")

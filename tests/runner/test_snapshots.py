@@ -138,13 +138,20 @@ def test_a_failure_has_the_users_traceback(snapshot):
     assert fake.process.wait() == 1
 
 
-@pytest.mark.parametrize("mounted, is_explained", [(["/no/weights"], True), (["/other"], False), ([], False)])
-def test_a_failure_for_want_of_a_volume_says_what_to_do(snapshot, mounted, is_explained):
+@pytest.mark.parametrize("missing, is_explained", [(["/no/weights"], True), (["/other"], False), ([], False)])
+def test_a_failure_for_want_of_a_volume_says_what_to_do(snapshot, missing, is_explained):
     code = MODEL.replace("def first(self):", "def first(self): open('/no/weights/model.bin');")
-    failure = payload.decode_failure(base64.b64decode(snapshot(code, mounted=mounted).loaded()["failure"]))
+    failure = payload.decode_failure(base64.b64decode(snapshot(code, missing=missing).loaded()["failure"]))
     assert failure.type_name == "FileNotFoundError"
     assert ("What is at /no/weights is mounted in containers" in failure.traceback) is is_explained
     assert ("@enter() method (without snap=True)" in failure.traceback) is is_explained
+
+
+@pytest.mark.parametrize("path, is_explained", [("/no/weights/log", True), ("/other/log", False)])
+def test_writing_to_a_volume_says_that_it_is_read(snapshot, path, is_explained):
+    code = MODEL.replace("def first(self):", f"def first(self): raise OSError(30, 'Read-only file system', '{path}');")
+    failure = payload.decode_failure(base64.b64decode(snapshot(code, volumes=["/no/weights"]).loaded()["failure"]))
+    assert ("can read volumes, and not write them" in failure.traceback) is is_explained
 
 
 def test_one_that_takes_too_long_is_interrupted_where_it_is(snapshot):

@@ -119,13 +119,13 @@ def test_a_snapshot_is_of_a_class_with_its_parameters_and_variables():
         template = stage.launch(snapshot=True, resources=resources, **spec, **ONE).template
         assert template.snapshot.memory_limit_mib == 128
 
-    def knows_what_is_not_there(stage):
+    def has_volumes(stage):
         mount = VolumeMount(path="/w", volume_id=ids.make(ids.VOLUME, bytes(16)))
-        assert stage.launch(snapshot=True, volumes=(mount,), **spec, **ONE).template.snapshot.mounted == ("/w",)
+        assert stage.launch(snapshot=True, volumes=(mount,), **spec, **ONE).template.snapshot.volumes == (mount,)
 
     play(act)
     play(is_bounded)
-    play(knows_what_is_not_there)
+    play(has_volumes)
     play(lambda stage: _has_none(stage.launch(snapshot=False, **spec, **ONE)))
     play(lambda stage: _has_none(stage.launch(snapshot=True, **ONE)))  # a function
 

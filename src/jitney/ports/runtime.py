@@ -32,6 +32,9 @@ The contract, for every driver:
 12. A runtime that is a `TemplateInsight` too tells of each open template that ends without having been closed, once.
 13. `Launch.secrets` are variables of the container (over those of `env`) and of commands in it, and are nowhere else:
     not in a template's memory or environment, nor in another container, a file, a log or a command line.
+14. Where `capabilities().snapshot_volumes` is true, the `volumes` of `open_template` can be read in the template, each
+    at its target, and not written (their `upper` is ""). Their layers stay as they are until `close_template`, or until
+    the template has died. Containers do not see them: they have those of their launch (see ports.mounting).
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ import msgspec
 
 from jitney.values.containers import Exit, Launch, Limits, LogLine, TemplateSpec, Usage
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 
 Output = Callable[[Sequence[LogLine]], bool]
 
@@ -56,6 +60,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     process_limit: bool  # a fork bomb is stopped
     survives_worker: bool = False  # containers outlive the process that started them
     exec: bool = False  # commands can be run in containers that live: see ports.interactive
+    snapshot_volumes: bool = False  # @enter(snap=True) methods can read volumes
 
 
 class ContainerHandle(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +139,9 @@ class Runtime(Protocol):
         """Remove what an earlier run left; the number of processes that were ended."""
         ...
 
-    async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
+    async def open_template(
+        self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output, volumes: Sequence[Mounted] = ()
+    ) -> None:
         """Make a template ready.
 
         Raises:

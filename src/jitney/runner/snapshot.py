@@ -9,12 +9,13 @@ Standard library only, and nothing that a template without a snapshot would have
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def take(module: Any, wanted: dict[str, Any], started_s: float) -> list[str]:
             for hook in hooks(instance, snap=True):
                 _run(hook)
     except Exception as error:
-        _explain(error, [str(path) for path in wanted.get("mounted") or ()])
+        _explain(error, seen=wanted.get("volumes") or (), missing=wanted.get("missing") or ())
         raise
     finally:
         state.config = None
@@ -85,14 +86,19 @@ def take(module: Any, wanted: dict[str, Any], started_s: float) -> list[str]:
     return left_behind(before)
 
 
-def _explain(error: Exception, mounted: list[str]) -> None:
-    """Say so where it failed for want of a volume (or a bucket), which only containers have."""
+def _explain(error: Exception, *, seen: Iterable[str], missing: Iterable[str]) -> None:
+    """Say so where it failed for want of a mount that only containers have, or for writing to one that it reads."""
     text = message_of(error)
-    missed = next((path for path in mounted if path in text), "")
+    missed = next((path for path in missing if path in text), "")
     if missed:
         error.add_note(
             f"What is at {missed} is mounted in containers, and an @enter(snap=True) method runs before there is one: "
             "load it in an @enter() method (without snap=True), or have it in the image."
+        )
+    elif isinstance(error, OSError) and error.errno == errno.EROFS and any(path in text for path in seen):
+        error.add_note(
+            "An @enter(snap=True) method can read volumes, and not write them: what it wrote would be no container's. "
+            "Write in an @enter() method (without snap=True)."
         )
 
 

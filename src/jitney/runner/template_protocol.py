@@ -8,9 +8,10 @@ A frame is `u32 length | JSON object`, little-endian. The object's "kind" is one
 
     worker -> template
       load      {"source": folder or "", "module": name or "", "main_module": bool, "sys_path": [...],
-                 "snapshot": null, or values.containers.Snapshot as JSON (bytes in base64),
+                 "snapshot": null, or values.containers.Snapshot as JSON (bytes in base64), with
+                            "volumes": paths that it can read, "missing": paths of what only containers have
                  "checkpoint": bool, to a cold one: it is to be written down afterwards,
-                 "view": null, or to a cold one what runner.view.enter is given, before the import}
+                 "view": null, or what runner.view.enter is given, before the import}
       fork      {"container": id, "config": Launch.config, "env": {...}, "cwd": folder,
                  "rlimits": {"NOFILE": [soft, hard]}, "descriptors": n, "private": bool,
                  "view": absent, or what runner.view.enter is given}, with 2 + n descriptors in

@@ -284,7 +284,7 @@ def template_of(spec: FunctionSpec, isolation: Isolation) -> TemplateSpec:
             env=tuple(sorted(spec.env.items())),
             timeout_ms=spec.startup_timeout_ms,
             memory_limit_mib=spec.resources.memory_limit_mib,
-            mounted=(*(one.path for one in spec.volumes), *(one.path for one in spec.buckets)),
+            volumes=spec.volumes,
         )
     return TemplateSpec(
         image_id=spec.image_id,

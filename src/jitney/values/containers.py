@@ -60,7 +60,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     env: tuple[tuple[str, str], ...] = ()  # what its containers have, sorted by name
     timeout_ms: int = 300_000
     memory_limit_mib: int | None = None  # of the class: what its methods take here must fit it too
-    mounted: tuple[str, ...] = ()  # paths of volumes and buckets, which its containers have, and these methods not
+    volumes: tuple[VolumeMount, ...] = ()  # as declared: these methods may read them, where the runtime can do it
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

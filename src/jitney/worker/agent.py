@@ -43,11 +43,16 @@ from jitney.worker.held import HeldOutput
 from jitney.worker.link import ServerLink
 from jitney.worker.mounts import Mounts
 from jitney.worker.redacting import RedactedOutput, RedactedText
+from jitney.worker.snapshots import Snapshots
 from jitney.worker.state import WorkerState, startup_failure
 
 log = logging.getLogger("jitney.worker")
 
 DRAIN_S = 2.0  # for the last reports, when everything has ended
+
+
+class _Outdated(Exception):
+    """A container would be forked from a snapshot of older volumes than it reads."""
 
 
 class Agent:
@@ -80,6 +85,7 @@ class Agent:
             runtime, report=self.link.report, spawn=self._spawn, image=self._image, now_ms=self._now_ms
         )
         self.mounts = Mounts(home, runtime, trees, request=self.link.request, report=self.link.report)
+        self.snapshots = Snapshots(runtime, self.mounts.lending)
         self.buckets = Buckets(runtime, mounter)
         self._clock_offset_s = time.time() - time.monotonic()  # Unix time that does not jump while we run
         self._holds = Holds(builder)
@@ -89,7 +95,7 @@ class Agent:
         self._closing: dict[TemplateSpec, asyncio.Task[None]] = {}
         self._held: dict[TemplateSpec, HeldOutput] = {}  # of templates that were opened ahead
         if isinstance(runtime, TemplateInsight):
-            runtime.watch_templates(lambda spec: self.feed(events.TemplateDied(spec)))
+            runtime.watch_templates(self._on_template_death)
         self._timer: asyncio.TimerHandle | None = None
         self._is_arming = False
         self._done = asyncio.Event()
@@ -171,16 +177,16 @@ class Agent:
 
     def _run(self, instruction: events.RunContainer) -> None:
         launch = instruction.launch
-        self._starting[launch.container_id] = self._spawn(self._run_container(launch))
+        self._starting[launch.container_id] = self._spawn(self._run_container(launch, newest=instruction.newest))
 
     def _abandon(self, instruction: events.AbandonStart) -> None:
         task = self._starting.pop(instruction.container_id, None)
         if task is not None:
             task.cancel()
 
-    async def _run_container(self, launch: Launch) -> None:
+    async def _run_container(self, launch: Launch, *, newest: bool) -> None:
         quiet = RedactedOutput(self._output, launch.secrets) if launch.secrets else None
-        handle = await self._start(launch, quiet)
+        handle = await self._start(launch, quiet, newest=newest)
         if handle is None:
             if quiet is not None:
                 quiet.finish()
@@ -201,30 +207,37 @@ class Agent:
             quiet.finish()
         self.feed(events.ContainerGone(handle.container_id, how))
 
-    async def _start(self, launch: Launch, quiet: RedactedOutput | None) -> ContainerHandle | None:
+    async def _start(self, launch: Launch, quiet: RedactedOutput | None, *, newest: bool) -> ContainerHandle | None:
         """None: it did not start, and that was told."""
         container_id = launch.container_id
+        why: object
         try:
             image = self._image(launch.template.image_id)
-            launch = await self.buckets.ready(await self.mounts.ready(launch))
+            launch = await self.mounts.ready(launch)
+            if newest and self.snapshots.is_outdated(launch):
+                raise _Outdated
+            launch = await self.buckets.ready(launch)
             if quiet is not None:
                 await quiet.prepare()
             return await self.runtime.start(launch, image, quiet or self._output)
         except asyncio.CancelledError:
             if container_id in self._starting:
                 raise  # the agent itself ends
-            self.feed(events.StartAbandoned(container_id))
+            why = events.StartAbandoned(container_id)
         except TemplateGone:
-            self.feed(events.TemplateLost(container_id))
+            why = events.TemplateLost(container_id)
+        except _Outdated:
+            why = events.TemplateOutdated(container_id)
         except Exception as error:
             if not isinstance(error, StartFailed | JitneyError):
                 log.exception("start_failed container=%s", container_id)
             payload = error.payload if isinstance(error, StartFailed) else b""
-            self.feed(events.NotStarted(container_id, str(error) or repr(error), payload))
+            why = events.NotStarted(container_id, str(error) or repr(error), payload)
         finally:
             self._starting.pop(container_id, None)
         await self.mounts.ended(container_id)  # it never ran
         await self.buckets.ended(container_id)
+        self.feed(why)  # at the end: it may be started again at once
         return None
 
     async def _destroy(self, handle: ContainerHandle) -> None:
@@ -267,21 +280,32 @@ class Agent:
                 await asyncio.wait({closing})
             image = self._image(spec.image_id)
             image_s = time.monotonic() - started_s
-            await self.runtime.open_template(spec, image, cause=cause, output=output)
-        except TemplateFailed as failed:
-            reason = decode_failure(failed.payload, rebuild=False).message
-            log.info("template_failed module=%s reason=%s", spec.module, reason)
-            self.feed(events.TemplateBroken(spec, failed.payload))
+            volumes = await self.snapshots.lend(spec)
+            await self.runtime.open_template(spec, image, cause=cause, output=output, volumes=volumes)
         except Exception as error:
-            if not isinstance(error, StartFailed | JitneyError):
-                log.exception("template_failed module=%s", spec.module)
-            self.feed(events.TemplateBroken(spec, startup_failure(str(error) or repr(error))))
+            if isinstance(error, TemplateFailed):
+                failure = error.payload
+                log.info(
+                    "template_failed module=%s reason=%s", spec.module, decode_failure(failure, rebuild=False).message
+                )
+            else:
+                failure = startup_failure(str(error) or repr(error))
+                if not isinstance(error, StartFailed | JitneyError):
+                    log.exception("template_failed module=%s", spec.module)
+            await self.snapshots.give_back(spec)
+            self.feed(events.TemplateBroken(spec, failure))
         else:
             facts = self.runtime.template_facts(spec) if isinstance(self.runtime, TemplateInsight) else None
+            if facts is not None and facts.note:
+                await self.snapshots.give_back(spec)  # its snapshot is not used
             self.feed(events.TemplateOpened(spec, facts or TemplateFacts(), image_ms=round(image_s * 1000, 3)))
         finally:
             if self._opening.get(spec) is asyncio.current_task():
                 del self._opening[spec]
+
+    def _on_template_death(self, spec: TemplateSpec) -> None:
+        self._spawn(self.snapshots.give_back(spec))  # before another is made
+        self.feed(events.TemplateDied(spec))
 
     def _adopt_output(self, instruction: events.AdoptOutput) -> None:
         held = self._held.pop(instruction.spec, None)
@@ -299,6 +323,7 @@ class Agent:
                 opening.cancel()
                 await asyncio.wait({opening})
             await self.runtime.close_template(spec)
+            await self.snapshots.give_back(spec)
         except Exception:
             log.exception("close_failed module=%s", spec.module)
         finally:

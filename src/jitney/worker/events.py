@@ -53,6 +53,12 @@ class TemplateLost(msgspec.Struct, frozen=True):
     container_id: str
 
 
+class TemplateOutdated(msgspec.Struct, frozen=True):
+    """The container was not started, as volumes have changed since its template's snapshot read them."""
+
+    container_id: str
+
+
 class ContainerGone(msgspec.Struct, frozen=True):
     container_id: str
     exit: Exit
@@ -101,7 +107,10 @@ class AdoptOutput(msgspec.Struct, frozen=True):
 
 
 class RunContainer(msgspec.Struct, frozen=True):
+    """`newest`: a template whose snapshot is outdated will not do."""
+
     launch: Launch
+    newest: bool = True
 
 
 class AbandonStart(msgspec.Struct, frozen=True):

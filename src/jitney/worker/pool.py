@@ -183,6 +183,18 @@ class TemplatePool:
         )
         self._is_settled = False
 
+    def outdated(self, spec: TemplateSpec, container_id: str) -> list[TemplateSpec]:
+        """What it was made from has changed, a container found: it is to be closed. Its containers go on."""
+        template = self.templates.get(spec)
+        if template is None:
+            return []
+        template.live.discard(container_id)
+        if template.warmth is not Warmth.OPEN:
+            return []  # a new one is on its way already
+        template.warmth = Warmth.COLD
+        self._is_settled = False
+        return [spec]
+
     def ended(self, spec: TemplateSpec, container_id: str, now_ms: int) -> None:
         """A container that was started from it is gone."""
         template = self.templates.get(spec)

@@ -119,6 +119,7 @@ class WorkerState:
             events.TemplateOpened: self._on_template_opened,
             events.TemplateBroken: self._on_template_broken,
             events.TemplateLost: self._on_template_lost,
+            events.TemplateOutdated: self._on_template_outdated,
             events.TemplateDied: lambda one: self.pool.died(one.spec, self._now_ms),
             events.ContainerUp: self._on_up,
             events.NotStarted: self._on_not_started,
@@ -200,7 +201,7 @@ class WorkerState:
     def _run(self, one: Tracked) -> None:
         one.phase = Phase.STARTING
         one.starts += 1
-        self._todo.append(events.RunContainer(one.launch))
+        self._todo.append(events.RunContainer(one.launch, newest=one.starts < STARTS_MAX))
 
     def _on_stop(self, command: workers.StopContainer) -> None:
         one = self.containers.get(command.container_id)
@@ -310,6 +311,16 @@ class WorkerState:
         elif one.starts >= STARTS_MAX:
             reason = f"the warm process that it starts from died {one.starts} times at its start"
             self._end(one, startup_failure(reason), transient=True)
+        else:
+            self._launch(one)
+
+    def _on_template_outdated(self, event: events.TemplateOutdated) -> None:
+        one = self.containers[event.container_id]
+        spec = one.launch.template
+        self._tell(f"the snapshot of {spec.module or spec.image_id} is outdated")
+        self._close(self.pool.outdated(spec, event.container_id))
+        if one.kill_at_ms is not None:
+            self._end(one)
         else:
             self._launch(one)
 

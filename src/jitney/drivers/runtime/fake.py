@@ -39,6 +39,7 @@ from jitney.ports.runtime import (
 from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, Launch, LogLine, TemplateSpec, Usage
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 
 FIRST_PID = 1_000_000_000  # never a real process
 
@@ -214,6 +215,9 @@ class FakeRuntime:
         self.open: set[TemplateSpec] = set()
         self._facts: dict[TemplateSpec, TemplateFacts] = {}
         self._on_death: Callable[[TemplateSpec], None] = lambda _: None
+        self.volumes: dict[
+            TemplateSpec, tuple[Mounted, ...]
+        ] = {}  # what templates could read, as they were opened last
         self.started: list[Launch] = []
         self._containers: dict[str, _Container] = {}
         self._ended: dict[str, Exit] = {}
@@ -221,17 +225,27 @@ class FakeRuntime:
 
     def capabilities(self) -> Capabilities:
         """See the port."""
-        return Capabilities(name="fake", isolation=False, memory_limit=False, process_limit=False, exec=True)
+        return Capabilities(
+            name="fake",
+            isolation=False,
+            memory_limit=False,
+            process_limit=False,
+            exec=True,
+            snapshot_volumes=True,
+        )
 
     async def reap(self) -> int:
         """See the port: nothing outlives the process."""
         return 0
 
-    async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
+    async def open_template(
+        self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output, volumes: Sequence[Mounted] = ()
+    ) -> None:
         """See the port."""
         if spec in self.open:
             return
         self.opened.append(spec)
+        self.volumes[spec] = tuple(volumes)
         script = self.template(spec)
         if script.never_loads:
             await asyncio.get_running_loop().create_future()

@@ -66,9 +66,10 @@ class Pod:
 class WallChild:
     """A process that the warden started for us (forking.template.Child)."""
 
-    def __init__(self, pid: int, pidfd: int) -> None:
-        self.pid = pid
-        self._pidfd = pidfd
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pid = 0
+        self.pidfd = -1
         self._on_ended: Callable[[Exit], None] | None = None
         self._exit: Exit | None = None
 
@@ -80,12 +81,12 @@ class WallChild:
 
     def kill(self) -> None:
         """See the protocol."""
-        if self._pidfd >= 0:
-            send_signal(self._pidfd, signal.SIGKILL)
+        if self.pidfd >= 0:
+            send_signal(self.pidfd, signal.SIGKILL)
 
     def signal_group(self, signum: int) -> None:
         """To its process group, which it leads."""
-        if self._pidfd >= 0:
+        if self.pidfd >= 0:
             try:
                 os.killpg(self.pid, signum)
             except OSError:
@@ -95,9 +96,9 @@ class WallChild:
         """The warden has collected it, or is gone itself."""
         if self._exit is None:
             self._exit = how
-            if self._pidfd >= 0:
-                os.close(self._pidfd)
-                self._pidfd = -1
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
+                self.pidfd = -1
             if self._on_ended is not None:
                 self._on_ended(how)
 
@@ -168,15 +169,28 @@ class Wall:
         (pidfd,) = await self._ask(f"pod {name}", message)
         return Pod(name, pidfd)
 
-    async def mount(self, pod: Pod, mounts: list[dict[str, Any]]) -> None:
-        """Attach mounts in a pod (runner.wall.mounting has what they are).
+    async def mount(self, where: Pod | WallChild, mounts: list[dict[str, Any]]) -> None:
+        """Attach mounts in a pod, or where a template is (runner.wall.mounting has what they are).
 
         Raises:
             WallFailed: one could not be; `code` is EBUSY where files of what was there are open.
-            WallGone: the warden has ended.
+            WallGone: the warden, or what it is for, has ended.
         """
-        message = {"kind": "mount", "pod": pod.name, "mounts": mounts}
-        await self._ask(f"mounted {pod.name}", message, [pod.pidfd])
+        if where.pidfd < 0:
+            raise WallGone
+        message = {"kind": "mount", "pod": where.name, "mounts": mounts}
+        await self._ask(f"mounted {where.name}", message, [where.pidfd])
+
+    def child(self, name: str) -> WallChild:
+        """A process that was started.
+
+        Raises:
+            WallGone: it has ended.
+        """
+        try:
+            return self._children[name]
+        except KeyError:
+            raise WallGone from None
 
     async def attach(self, pod: Pod, mount: int, target: str, *, read_only: bool) -> None:
         """Attach a mount that is attached nowhere in a pod; the descriptor stays the caller's.
@@ -200,7 +214,7 @@ class Wall:
         request = {"kind": kind, "process": name, **message}
         pidfd, *others = await self._ask(f"started {name}", request, descriptors)
         child = self._children[name]
-        child.pid, child._pidfd = procfs.pid_of(pidfd), pidfd
+        child.pid, child.pidfd = procfs.pid_of(pidfd), pidfd
         return child, others
 
     async def _ask(self, key: str, message: dict[str, Any], descriptors: Sequence[int] = ()) -> list[int]:
@@ -209,7 +223,7 @@ class Wall:
         answer: asyncio.Future[list[int]] = self._loop.create_future()
         self._answers[key] = answer
         if key.startswith("started "):
-            self._children[key.partition(" ")[2]] = WallChild(0, -1)
+            self._children[key.partition(" ")[2]] = WallChild(key.partition(" ")[2])
         self._sender.send(message, descriptors)
         return await answer
 

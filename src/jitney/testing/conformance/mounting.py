@@ -15,10 +15,11 @@ import pytest
 from jitney.drivers.trees.localdir import LocalTrees
 from jitney.drivers.walls.machine import ids_of_machine
 from jitney.ports.mounting import MountBusy, MountFailed
-from jitney.ports.runtime import StartFailed
+from jitney.ports.runtime import StartFailed, TemplateFailed
+from jitney.runner.failures import decode_failure
 from jitney.runner.wall import kernel
 from jitney.testing.conformance.runtime import WAIT_S, Actor
-from jitney.testing.processes import ProcessStage
+from jitney.testing.processes import PLAIN, ProcessStage
 from jitney.values.buckets import AttachedBucket
 from jitney.values.containers import Launch, VolumePlace
 from jitney.values.isolation import Isolation
@@ -104,6 +105,22 @@ print("two", flush=True)
 print(open({TARGET!r} + "/own.txt").read())
 """
 HOLD = f"held = open({TARGET!r} + '/a.txt')\nprint('open', flush=True)\nwait()"
+READS = f"""
+import mmap, os, sys, time
+
+with open({TARGET!r} + "/a.txt", "rb") as file:
+    LOADED = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+try:
+    open({TARGET!r} + "/a.txt", "w")
+except OSError as error:
+    REFUSED = error.strerror
+"""
+LOADED = f"""
+print(LOADED[:].decode(), REFUSED)
+print(open({TARGET!r} + "/a.txt").read())
+os.remove({TARGET!r} + "/a.txt")
+print(sorted(os.listdir({TARGET!r})), LOADED[:].decode())
+"""
 Open = Callable[[], AbstractAsyncContextManager[VolumeStage]]
 Act = Callable[[Actor, VolumeStage], Awaitable[None]]
 Play = Callable[[Act], None]
@@ -228,6 +245,35 @@ class MountingContract:
                 await actor.runtime.destroy(handle)
                 changes = await stage.trees.changes(stage.upper(f"{name}/0"), {})
                 assert changes.files == {name}
+
+        play(act)
+
+    def test_a_template_reads_a_version_and_its_containers_have_their_own(self, play: Play) -> None:
+        """The 14th of `ports.runtime`: `volumes` of a template."""
+
+        async def act(actor: Actor, stage: VolumeStage) -> None:
+            runtime = stage.runtime
+            if not runtime.capabilities().snapshot_volumes:
+                pytest.skip("its templates have no volumes")
+            made = stage.launch_mounted(LOADED, stage.mounted(2, upper="x/0"))
+            source_id = stage.source(f"{PLAIN}\n{READS}", "reads").source_id
+            template = msgspec.structs.replace(made.template, source_id=source_id)
+            made = msgspec.structs.replace(made, template=template)
+            volumes = (stage.mounted(1),)
+            for _ in range(2):
+                await runtime.open_template(template, stage.image, cause="ta-0", output=actor.log.take, volumes=volumes)
+                handle = await actor.run(made)
+                await runtime.wait(handle)
+                assert actor.log.texts(made.container_id, 2) == []
+                assert actor.log.texts(made.container_id, 1) == ["one Read-only file system", "two", "['sub'] one"]
+                await runtime.close_template(template)
+                await runtime.discard("x")
+                again = stage.launch_mounted(LOADED, stage.mounted(2, upper="x/0"))
+                made = msgspec.structs.replace(again, template=template)
+            missing = (stage.mounted(1, sub_path="missing"),)
+            with pytest.raises(TemplateFailed) as caught:
+                await runtime.open_template(template, stage.image, cause="ta-0", output=actor.log.take, volumes=missing)
+            assert "the volume has no folder 'missing'" in decode_failure(caught.value.payload, rebuild=False).message
 
         play(act)
 

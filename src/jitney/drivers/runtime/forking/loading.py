@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from jitney.ports.runtime import TemplateFacts
-from jitney.values.containers import LogLine, TemplateSpec
+from jitney.values.containers import LogLine, Snapshot, TemplateSpec
+from jitney.values.volumes import Mounted
 
 WALLED = "CRIU cannot write down a process behind a wall, only with `runtime = process`"
 
@@ -52,18 +53,31 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_message(
-    spec: TemplateSpec, source: str, *, checkpoint: bool = False, view: Mapping[str, Any] | None = None
+    spec: TemplateSpec,
+    source: str,
+    *,
+    checkpoint: bool = False,
+    view: Mapping[str, Any] | None = None,
+    volumes: Sequence[Mounted] = (),
 ) -> dict[str, Any]:
-    """LOAD, without its kind. `source` is the folder of the user's code as the template sees it, or ''."""
+    """LOAD, without its kind. `source` is the folder of the user's code as the template sees it, or ''; `volumes` are
+    those that it sees, too."""
     return {
         "source": source,
         "module": spec.module,
         "main_module": spec.main_module,
         "sys_path": [],
-        "snapshot": msgspec.to_builtins(spec.snapshot),
+        "snapshot": None if spec.snapshot is None else _snapshot(spec, spec.snapshot, {one.target for one in volumes}),
         "checkpoint": checkpoint,
         "view": view,
     }
+
+
+def _snapshot(spec: TemplateSpec, snapshot: Snapshot, seen: set[str]) -> dict[str, Any]:
+    """As runner.snapshot is told of it: also where there are volumes, and where its containers have what is missing."""
+    paths = {*(one.path for one in snapshot.volumes), *spec.buckets}
+    told: dict[str, Any] = msgspec.to_builtins(snapshot)
+    return {**told, "volumes": sorted(paths & seen), "missing": sorted(paths - seen)}
 
 
 def without_snapshot(spec: TemplateSpec) -> TemplateSpec:

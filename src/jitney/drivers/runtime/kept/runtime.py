@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -88,7 +88,9 @@ class KeptRuntime:
 
     # -------------------------------------------------------------------------------------------- templates
 
-    async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
+    async def open_template(
+        self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output, volumes: Sequence[Mounted] = ()
+    ) -> None:
         """See the port."""
         if not spec.isolation.allows(self._boxes.tier):  # before anything of it is imported
             raise TemplateFailed(_failure("UnsupportedError", self._too_weak(spec.isolation)))

@@ -4,8 +4,8 @@ The writable layer of a container is a folder of the machine's file system. A qu
 quotas, which few file systems have switched on; so the folder is walked. A walk costs what it has files for, and the
 next one comes no sooner than ten times as long after it: looking takes a tenth of one processor at most.
 
-A file counts for one block at least, even an empty one: it has its entry in the disk's table of files, which can be used
-up as the room can. (The limit of memory does not bound it: entries that are on the disk need no memory.)
+A file counts for one block at least, even an empty one: it has its entry in the disk's table of files, which can be
+used up as the room can. (The limit of memory does not bound it: entries that are on the disk need no memory.)
 
 A file that was removed while somebody has it open is in no folder, and takes as much room as before. So the descriptors
 of whoever is in the container are looked at too. What is held otherwise (by a mapping only, or on its way through a

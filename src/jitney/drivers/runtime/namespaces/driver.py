@@ -7,7 +7,7 @@ import errno
 import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -105,6 +105,7 @@ class NamespacesRuntime:
             memory_limit=limits.memory,
             process_limit=limits.pids,
             exec=True,
+            snapshot_volumes=True,
         )
 
     async def reap(self) -> int:
@@ -127,10 +128,12 @@ class NamespacesRuntime:
 
     # -------------------------------------------------------------------------------------------- templates
 
-    async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
+    async def open_template(
+        self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output, volumes: Sequence[Mounted] = ()
+    ) -> None:
         """See the port."""
         leftovers.adopt_orphans()
-        await self._templates.open(spec, self._machine.complete(image), cause, output)
+        await self._templates.open(spec, self._machine.complete(image), cause, output, volumes)
 
     async def close_template(self, spec: TemplateSpec) -> None:
         """See the port."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from jitney.drivers.runtime.forking import procfs
@@ -19,6 +19,7 @@ from jitney.ports.runtime import Output, TemplateFacts, TemplateFailed
 from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 
 
 class Opened:
@@ -64,8 +65,10 @@ class Templates:
         """Of those that are open."""
         return {opened.template.pid for opened in self._open.values() if opened.template is not None}
 
-    async def open(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> None:
-        """Make a template ready.
+    async def open(
+        self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output, volumes: Sequence[Mounted]
+    ) -> None:
+        """Make a template ready; `volumes`: what it can read.
 
         Raises:
             TemplateFailed: it cannot be.
@@ -74,7 +77,7 @@ class Templates:
             return
         enclosure = await self._enclose(spec, image)
         try:
-            template = await self._load(enclosure, spec, cause, output)
+            template = await self._load(enclosure, spec, cause, output, volumes)
             loaded = behind_wall(spec, template.loaded)
             if not loaded.can_fork:
                 template.kill()
@@ -89,7 +92,9 @@ class Templates:
         if enclosure.wall.is_alive:
             self._open[spec] = Opened(enclosure, template, loaded)
 
-    async def _load(self, enclosure: Enclosure, spec: TemplateSpec, cause: str, output: Output) -> TemplateProcess:
+    async def _load(
+        self, enclosure: Enclosure, spec: TemplateSpec, cause: str, output: Output, volumes: Sequence[Mounted] = ()
+    ) -> TemplateProcess:
         try:
             bounds = self._bound(f"t{next(self._numbers)}-{enclosure.name}", spec)
         except LimitsFailed as error:
@@ -98,7 +103,13 @@ class Templates:
         template.advice = bounds.remedy(spec)
         enclosure.stock.refill(render.SHM_MIB)  # pods are made while the module is imported
         try:
-            await template.load(load_message(spec, render.HOME if spec.source_id else ""))
+            if volumes:
+                await enclosure.show_template(volumes)
+            await template.load(load_message(spec, render.HOME if spec.source_id else "", volumes=volumes))
+        except (WallFailed, WallGone) as error:
+            template.kill()
+            why = str(error) or "its wall fell"
+            raise TemplateFailed(_failure(f"its volumes cannot be mounted: {why}")) from error
         except BaseException:
             template.kill()
             raise

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from jitney.drivers.runtime.forking import leftovers, procfs
 from jitney.drivers.runtime.forking.exits import collect_exit, watch_exit
@@ -85,11 +86,17 @@ class ProcessRuntime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._oom = OomCounter()
         self._adopts = False
+        self._numbers = itertools.count(1)  # of templates that have volumes
 
     def capabilities(self) -> Capabilities:
         """See the port."""
         return Capabilities(
-            name="process", isolation=False, memory_limit=os.path.isdir("/proc/self"), process_limit=False, exec=True
+            name="process",
+            isolation=False,
+            memory_limit=os.path.isdir("/proc/self"),
+            process_limit=False,
+            exec=True,
+            snapshot_volumes=True,
         )
 
     async def reap(self) -> int:
@@ -107,13 +114,23 @@ class ProcessRuntime:
 
     # -------------------------------------------------------------------------------------------- templates
 
-    async def open_template(self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output) -> None:
+    async def open_template(
+        self, spec: TemplateSpec, image: BuiltImage, *, cause: str, output: Output, volumes: Sequence[Mounted] = ()
+    ) -> None:
         """See the port."""
         self._adopt_orphans()
         missing = missing_wall(spec.isolation, spec.network)
         if missing:  # before anything of it is imported
             raise TemplateFailed(unsupported(missing))
-        await self._templates.open(spec, image, cause, output)
+        name = f"t-{next(self._numbers)}"
+        try:
+            view = await self._views.plan(name, volumes, image)
+            await self._templates.open(spec, image, cause, output, view, volumes)
+        except StartFailed as failed:
+            raise TemplateFailed(failed.payload or unsupported(str(failed))) from failed
+        finally:
+            if volumes:
+                await self._views.discard(name)  # once the mounts are made, their stage is not needed
 
     async def close_template(self, spec: TemplateSpec) -> None:
         """See the port."""
@@ -172,7 +189,7 @@ class ProcessRuntime:
         self._containers[container.id] = container
         self._oom.begin()
         try:
-            container.view = await self._views.plan(launch, image)
+            container.view = await self._views.plan(launch.container_id, launch.mounts, image)
             if template is None:
                 limit_mib = launch.resources.memory_limit_mib
                 cold = self._templates.cold(launch.template, image, container.id, output, container.view, limit_mib)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -25,6 +25,7 @@ from jitney.ports.runtime import Output, TemplateFailed
 from jitney.runner.failures import encode_failure_text
 from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.images import BuiltImage
+from jitney.values.volumes import Mounted
 from jitney.wire.home import Home
 
 RAISE_OWN_LIMIT = "Load less as the module is imported, or raise the limit in memory= of the function."
@@ -83,8 +84,16 @@ class Templates:
         """Of every process here that lives."""
         return {template.pid for template in self._processes}
 
-    async def open(self, spec: TemplateSpec, image: BuiltImage, cause: str, output: Output) -> None:
-        """Make a template ready.
+    async def open(
+        self,
+        spec: TemplateSpec,
+        image: BuiltImage,
+        cause: str,
+        output: Output,
+        view: dict[str, Any] | None,
+        volumes: Sequence[Mounted],
+    ) -> None:
+        """Make a template ready; `view`: see runner.view, where it can read `volumes`.
 
         Raises:
             TemplateFailed: it cannot be.
@@ -95,7 +104,7 @@ class Templates:
         if written_down is not None:
             self._cold[spec] = written_down
             return
-        template = await self.load(spec, image, cause, output)
+        template = await self.load(spec, image, cause, output, view=view, volumes=volumes)
         loaded = template.loaded
         if loaded.is_snapshot_to_blame and not await self._may_checkpoint(spec, image):
             template.kill()
@@ -162,6 +171,7 @@ class Templates:
         is_cold: bool = False,
         checkpoint: bool = False,
         view: dict[str, Any] | None = None,
+        volumes: Sequence[Mounted] = (),
         limit_mib: int | None = None,
     ) -> TemplateProcess:
         """A process that has imported the module, within the memory of templates, or of the container that it will be.
@@ -179,7 +189,7 @@ class Templates:
         template.advice = remedy_of(spec, watch.limit_mib) if limit_mib is None else RAISE_OWN_LIMIT
         watch.begin(template.pid, template.kill)
         try:
-            await template.load(load_message(spec, source, checkpoint=checkpoint, view=view))
+            await template.load(load_message(spec, source, checkpoint=checkpoint, view=view, volumes=volumes))
         except BaseException:
             template.kill()
             raise

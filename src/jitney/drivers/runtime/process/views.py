@@ -31,7 +31,6 @@ from jitney.drivers.walls.render import render_mount
 from jitney.ports.mounting import MountFailed
 from jitney.ports.runtime import StartFailed
 from jitney.runner.failures import encode_failure_text
-from jitney.values.containers import Launch
 from jitney.values.images import BuiltImage
 from jitney.values.volumes import Mounted
 from jitney.wire.home import Home
@@ -149,31 +148,33 @@ class Views:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    async def plan(self, launch: Launch, image: BuiltImage) -> dict[str, Any] | None:
-        """What its process does to itself; None where it has no volumes.
+    async def plan(self, name: str, mounts: Sequence[Mounted], image: BuiltImage) -> dict[str, Any] | None:
+        """What the process of a container, or of a template, does to itself; None where it has no volumes.
+
+        `name`: of its folder, until `discard`.
 
         Raises:
             StartFailed: this machine cannot do it, or not there.
         """
-        if not launch.mounts:
+        if not mounts:
             return None
         found = await asyncio.to_thread(try_view)
         if found.why:
             raise _refused(f"its volumes cannot be mounted: {found.why}\n{found.remedy}")
-        return self._prepare(launch, image)
+        return self._prepare(name, mounts, image)
 
-    def _prepare(self, launch: Launch, image: BuiltImage) -> dict[str, Any]:
-        stage = self._stage(launch.container_id)
+    def _prepare(self, name: str, mounts: Sequence[Mounted], image: BuiltImage) -> dict[str, Any]:
+        stage = self._stage(name)
         home = self._home
         python = image.python_path or sys.executable
         kept = (str(home.root), str(home.sockets), str(home.segments), python, os.path.realpath(python))
-        mounts = tuple(_resolved(one) for one in launch.mounts)
+        resolved = tuple(_resolved(one) for one in mounts)
         try:
             plan = render_view(
-                mounts, folder=str(home.root), stage=stage, own_ids=needs_own_ids(), look=look_at, kept=kept
+                resolved, folder=str(home.root), stage=stage, own_ids=needs_own_ids(), look=look_at, kept=kept
             )
             os.makedirs(stage, mode=0o711, exist_ok=True)
-            for one in mounts:
+            for one in resolved:
                 if one.upper:
                     visits.make_upper(str(home.uppers), one.upper)
         except NoPlace as error:
