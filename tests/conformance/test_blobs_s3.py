@@ -201,6 +201,14 @@ def test_wrong_credentials():
             asyncio.run(ask(strict.url))
 
 
+def test_a_wrong_key_is_found_where_signatures_are_checked(server):
+    if not server.admin:
+        pytest.skip("moto takes any signature")
+    wrong = {**KEYS, "AWS_SECRET_ACCESS_KEY": "another"}
+    with pytest.raises(BucketAccessError, match="SignatureDoesNotMatch"):
+        asyncio.run(S3Blobs(open_bucket(server.url, credentials=wrong), SPACE).read("0" * 64))
+
+
 class TestCachedInABucket(BlobContract):
     """As it is composed."""
 

@@ -1,20 +1,30 @@
-"""A server of buckets for tests and benchmarks (moto's, in a process of its own), and a proxy that spoils answers."""
+"""Servers of buckets for tests and benchmarks, each in a process of its own, and a proxy that spoils answers.
+
+moto answers as AWS does, down to its errors, keeps all in memory, and takes any signature. SeaweedFS keeps objects on
+the disk, and takes none that is wrong.
+"""
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import secrets
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+START_S = 60.0
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "an-example-of-a-secret-key"}
 
 _PROGRAM = """
@@ -29,14 +39,18 @@ sys.stdin.read()
 
 
 class S3Server(NamedTuple):
-    """A server that runs."""
+    """A server that runs. `admin`: where its buckets can be had without a signature."""
 
     url: str
+    admin: str = ""
 
     def make_bucket(self, name: str = "") -> str:
         """A new bucket: its name. It keeps versions: without them moto answers 400 for the version `null`, which rclone
         asks for after it has put a large object."""
         name = name or f"b-{secrets.token_hex(6)}"
+        if self.admin:
+            self._ask("POST", f"{name}/")
+            return name
         self.put(name, b"")
         self.put(f"{name}?versioning", b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>")
         return name
@@ -52,8 +66,12 @@ class S3Server(NamedTuple):
     def _ask(self, method: str, name: str, data: bytes | None = None) -> bytes:
         # The signature is not checked, but says who asks.
         signed = f"AWS4-HMAC-SHA256 Credential={KEYS['AWS_ACCESS_KEY_ID']}/20260101/us-east-1/s3/x"
-        headers = {"Authorization": signed, "Content-Type": "application/octet-stream"}
-        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", data, headers, method=method)) as done:
+        headers = {} if self.admin else {"Authorization": signed}
+        if data is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.admin or self.url}/{name}", data, headers, method=method)
+        ) as done:
             found: bytes = done.read()
             return found
 
@@ -79,6 +97,79 @@ def s3_server(**environ: str) -> Iterator[S3Server]:
         process.stdout.close()
         process.kill()
         process.wait()
+
+
+def weed() -> str:
+    """SeaweedFS's program, of the extra dev; "" where it is not installed."""
+    return (
+        shutil.which("weed", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])) or ""
+    )
+
+
+@contextmanager
+def seaweed_server() -> Iterator[S3Server]:
+    """One on the loopback address, whose folder goes at its end.
+
+    Raises:
+        RuntimeError: it does not come up.
+    """
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    with tempfile.TemporaryDirectory(prefix="jitney-weed-") as folder:
+        config = os.path.join(folder, "identities.json")
+        with open(config, "w") as file:
+            json.dump({"identities": [identity]}, file)
+        names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
+                 "s3.port", "s3.port.grpc")  # fmt: skip
+        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        flags: dict[str, object] = {
+            **ports,
+            "dir": folder,
+            "ip": "127.0.0.1",
+            "ip.bind": "127.0.0.1",
+            "metricsPort": 0,
+            "volume.max": 0,  # as many as the disk has room for
+            "master.volumeSizeLimitMB": 1_000,
+            "s3.config": config,
+            "s3.port.iceberg": 0,
+            "s3.autoCreateBucket": "false",
+        }
+        process = subprocess.Popen(
+            [weed(), "server", "-filer", "-s3", *(f"-{name}={value}" for name, value in flags.items())],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", f"http://127.0.0.1:{ports['filer.port']}/buckets")
+            _wait_for(process, server)
+            yield server
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _wait_for(process: subprocess.Popen[bytes], server: S3Server) -> None:
+    """Until objects can be put, which comes some time after it answers."""
+    deadline_s = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        with suppress(OSError, http.client.HTTPException):
+            url = urlsplit(server.url)
+            socket.create_connection((url.hostname, url.port), timeout=1).close()
+            server.put(f"{server.make_bucket()}/first", b"x")
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"SeaweedFS has not come up within {START_S:g} s")
 
 
 class Fault(NamedTuple):
