@@ -1,6 +1,7 @@
 """Contents in a bucket: the contract against a server of buckets, and what becomes of its failures."""
 
 import asyncio
+import errno
 import logging
 import os
 import sys
@@ -9,8 +10,9 @@ import pytest
 from tests.conformance.s3_buckets import open_bucket, settings, spoil
 
 from jitney.core.volumes import whole
-from jitney.drivers.contents.s3 import S3Contents, layout
+from jitney.drivers.contents.s3 import S3Contents, layout, reading
 from jitney.drivers.contents.s3.fetching import Fetcher
+from jitney.drivers.contents.s3.place import Place
 from jitney.drivers.s3.address import Address, parse
 from jitney.drivers.s3.bucket import judge
 from jitney.errors import (
@@ -199,6 +201,41 @@ class TestFailures(Running):
             run(fetcher.fetch([content.digest]))
         assert not fetcher.path(content.digest).exists()
         assert os.listdir(tmp_path / "here" / WORKSPACE / "incoming") == []
+
+    def test_a_disk_that_refuses_is_no_failure_of_the_bucket(self, contents, proxy, run, tmp_path, monkeypatch):
+        data, content = sample(BLOCK_BYTES + 9)
+        run(contents.begin(WORKSPACE, content, {}))
+        run(contents.put(WORKSPACE, parts(data, content)))
+
+        def write_at(file, offset, piece):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(reading, "write_at", write_at)
+        fetcher = Fetcher(contents._bucket, tmp_path / "here", WORKSPACE)
+        proxy.asked.clear()
+        with pytest.raises(StorageFullError):
+            run(fetcher.fetch([content.digest]))
+        assert len([path for _, path in proxy.asked if "/blocks/" in path]) <= content.count
+        assert os.listdir(tmp_path / "here" / WORKSPACE / "incoming") == []
+
+    def test_what_may_not_be_on_the_disk_is_fetched_again(self, contents, run, tmp_path, monkeypatch):
+        data, content = sample(BLOCK_BYTES + 9)
+        run(contents.begin(WORKSPACE, content, {}))
+        run(contents.put(WORKSPACE, parts(data, content)))
+        fetcher = Fetcher(contents._bucket, tmp_path / "here", WORKSPACE)
+        monkeypatch.setattr(Place, "sync", lambda place, one: None)  # the machine went down before
+        run(fetcher.fetch([content.digest]))
+        run(fetcher.synced())
+        fetcher.path(content.digest).chmod(0o644)
+        fetcher.path(content.digest).write_bytes(bytes(len(data)))  # what the disk may have then
+        monkeypatch.undo()
+        again = Fetcher(contents._bucket, tmp_path / "here", WORKSPACE)
+        assert again.forget_half() == 1
+        run(again.fetch([content.digest]))
+        run(again.synced())
+        assert again.path(content.digest).read_bytes() == data
+        assert again.forget_half() == 0
+        assert again.path(content.digest).read_bytes() == data
 
     def test_contents_are_fetched_once(self, contents, proxy, run, tmp_path):
         samples = [sample(size) for size in (0, 10, BLOCK_BYTES, 2 * BLOCK_BYTES + 1)]

@@ -128,12 +128,28 @@ def test_what_cannot_be_made_leaves_nothing(place, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_removed(place):
+    run(place.trees.reap())
     folder = place.trees.folder(VOLUME)
     (folder / f"{PARTIAL}1").mkdir()
     (folder / f"{PARTIAL}1" / "a").write_text("x")
     (folder / f"{PARTIAL}2").write_text("x")
     assert run(place.again().reap()) == 2
     assert [path.name for path in folder.iterdir()] == [EMPTY]
+
+
+def test_what_was_laid_out_before_the_machine_was_started_is_laid_out_again(place):
+    boots = ["first"]
+    trees = LocalTrees(place.root / "trees", lambda digest: place.contents / digest, boot=lambda: boots[-1])
+    run(trees.reap())
+    run(trees.extend(VOLUME, 1, [place.file("a")], []))
+    assert run(trees.reap()) == 0
+    assert trees.laid_out(VOLUME) == 1
+    boots.append("second")
+    assert run(trees.reap()) == 1
+    assert trees.laid_out(VOLUME) == 0
+    run(trees.extend(VOLUME, 1, [place.file("a")], []))
+    assert run(trees.reap()) == 0
+    assert trees.laid_out(VOLUME) == 1
 
 
 def test_a_missing_layer_means_an_empty_stack(place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,3 +42,11 @@ def explain(error: OSError, path: Path) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError(f"the disk of {path} is full", hint="free some space, then try again")
     return StorageError(f"{path}: {error.strerror or error}", hint="check the disk and the folder's permissions")
+
+
+def boot_id() -> str:
+    """Of the time since this machine was started. What is from before has another clock, and may not be on the disk."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return str(int(time.time() - time.monotonic()))

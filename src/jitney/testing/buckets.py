@@ -135,6 +135,9 @@ def seaweed_server() -> Iterator[S3Server]:
             "master.volumeSizeLimitMB": 1_000,
             "s3.config": config,
             "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.localSocket": os.path.join(folder, "s3.sock"),
+            "filer.localSocket": os.path.join(folder, "filer.sock"),
             "s3.autoCreateBucket": "false",
         }
         process = subprocess.Popen(
@@ -169,7 +172,8 @@ def _wait_for(process: subprocess.Popen[bytes], server: S3Server) -> None:
             server.put(f"{server.make_bucket()}/first", b"x")
             return
         time.sleep(0.1)
-    raise RuntimeError(f"SeaweedFS has not come up within {START_S:g} s")
+    ended = process.poll()
+    raise RuntimeError(f"SeaweedFS has not come up within {START_S:g} s (exit code {ended})")
 
 
 class Fault(NamedTuple):

@@ -12,8 +12,11 @@ import asyncio
 import logging
 import random
 import re
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -32,10 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("jitney.bucket")
 
 T = TypeVar("T")
+Taking = AbstractContextManager[Callable[[memoryview], None]]
 
 EXTRA = "s3"
 DATA_TYPE = "application/octet-stream"
 AT_ONCE = 16  # requests
+STREAMS_AT_ONCE = 8
+PIECE_BYTES = 256 * 1024  # of what is streamed: it is still in the processor's cache when it is taken
 PATIENCE_S = 60.0
 ANSWER_S = 30.0  # for one request, all of its answer included
 CONNECT_S = 5.0
@@ -127,6 +133,7 @@ class Bucket:
         self._clock = clock
         self._store = self._open(settings)
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._threads = ThreadPoolExecutor(STREAMS_AT_ONCE, thread_name_prefix="jitney-bucket")
 
     def _open(self, settings: Settings) -> S3Store:
         from obstore.store import S3Store
@@ -191,6 +198,57 @@ class Bucket:
             return Answer(data, got.meta["size"], got.attributes.get("Content-Type", ""))
 
         return await self._try(work)
+
+    async def stream(self, name: str, taking: Callable[[], Taking]) -> None:
+        """Hand an object to somebody, piece by piece as it comes, on a thread of ours. A try that fails begins anew.
+
+        Args:
+            taking: gives for each try a context manager whose value is called with each piece. Its block ends well when
+                all has come; what the context manager raises is not asked for again.
+
+        Raises:
+            Missing: there is none.
+        """
+
+        async def work() -> Exception | None:
+            given_up = threading.Event()
+            try:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, self._stream, name, taking, given_up)
+            finally:
+                given_up.set()
+
+        refused = await self._try(work)
+        if refused is not None:
+            raise refused
+
+    def _stream(self, name: str, taking: Callable[[], Taking], given_up: threading.Event) -> Exception | None:
+        """What the taker has raised, which is no failure of the bucket."""
+        got = self._obstore.get(self._store, self.address.prefix + name)
+        try:
+            with taking() as take:
+                for piece in self._pieces(got, given_up):
+                    take(piece)
+        except _Far as far:
+            raise far.error from None
+        except Exception as error:
+            return error
+        return None
+
+    def _pieces(self, got: Any, given_up: threading.Event) -> Iterator[memoryview]:
+        start, end = got.range
+        left = end - start
+        try:
+            for chunk in got.stream(min_chunk_size=PIECE_BYTES):
+                piece = memoryview(chunk)
+                left -= len(piece)
+                if given_up.is_set():
+                    break
+                yield piece
+        except (self._obstore.exceptions.BaseError, OSError) as error:
+            raise _Far(error) from None
+        if left:
+            raise _Far(_CutOff())
 
     async def has(self, name: str) -> bool:
         """Whether there is such an object."""
@@ -265,6 +323,14 @@ class Bucket:
                 log.warning("bucket_asked_again address=%s reason=%s", self.address, judged.message)
             await self._pause(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+
+class _Far(Exception):
+    """A failure of the bucket, beside those of who takes what comes from it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _CutOff(Exception):

@@ -1,8 +1,13 @@
-"""Contents brought from a bucket into the folder of this machine, where mounts find them as files."""
+"""Contents brought from a bucket into the folder of this machine, where mounts find them as files.
+
+Whoever asked has a content as soon as it is whole; that it gets to the disk is seen to afterwards (`place`): a start
+that waits for gigabytes should not wait for the disk too.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +21,10 @@ from jitney.drivers.s3.bucket import Bucket, Settings
 from jitney.drivers.together import all_of
 from jitney.ports.contents import Stored, check_digest
 
+log = logging.getLogger("jitney.bucket")
+
 FILES_AT_ONCE = 16
+SYNCS_AT_ONCE = 2
 TIDY_EVERY_S = 3600.0
 
 
@@ -38,13 +46,15 @@ class Fetcher:
         self._tidied_s = now_s()
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(FILES_AT_ONCE)
+        self._disk = asyncio.Semaphore(SYNCS_AT_ONCE)
+        self._syncing: set[asyncio.Task[None]] = set()
 
     def path(self, digest: str) -> Path:
         """Where the file of a content is, once it was fetched."""
         return Path(self._place.path(Stored(self._workspace, check_digest(digest))))
 
     def forget_half(self) -> int:
-        """Remove what an earlier run had half fetched: how many."""
+        """Remove what an earlier run had half fetched, or not synced: how many."""
         return self._place.forget_fetched()
 
     async def fetch(self, digests: Sequence[str]) -> None:
@@ -79,10 +89,25 @@ class Fetcher:
             path = await asyncio.to_thread(self._place.new, one.workspace)
             try:
                 await self._reader().bring(one, path)
-                await asyncio.to_thread(self._place.name, path, one)
+                await asyncio.to_thread(self._place.name_unsynced, path, one)
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+        task = asyncio.ensure_future(self._sync(one))
+        self._syncing.add(task)
+        task.add_done_callback(self._syncing.discard)
+
+    async def _sync(self, one: Stored) -> None:
+        async with self._disk:
+            try:
+                await asyncio.to_thread(self._place.sync, one)
+            except OSError as error:  # its mark stays: it is fetched again one day
+                log.warning("not_synced digest=%s reason=%s", one.digest, error)
+
+    async def synced(self) -> None:
+        """Until all that was fetched is on the disk."""
+        while self._syncing:
+            await asyncio.wait(self._syncing)
 
     def _reader(self) -> Reader:
         if self._opened is None:

@@ -3,8 +3,11 @@
     <workspace>/incoming/<name>       placed by somebody on this machine, who asks for it to be adopted
     <workspace>/incoming/f-<random>   one that is being fetched; what a killed process left of these is removed
     <workspace>/files/<aa>/<digest>   a content that is here too: for mounts, which need files, and for reading again
+    <workspace>/unsynced/<digest>     marks one that may not be on the disk yet
 
-A file that is here is whole, synced and read-only; it is the bucket that counts.
+A file that is here is whole and read-only; it is the bucket that counts. One that was fetched is used before it is on
+the disk, as it can be fetched again: until it is, it has a mark, and whoever begins anew removes what has one. The mark
+is made before the file gets its name, and the disk keeps that order.
 """
 
 from __future__ import annotations
@@ -56,8 +59,24 @@ class Place:
         """A name for a file that is being fetched."""
         return str(self.folder(workspace) / "incoming" / f"{FETCHED}{secrets.token_hex(12)}")
 
-    def name(self, path: str, one: Stored) -> None:
-        """Give a file that is synced the name of what it holds."""
+    def name_unsynced(self, path: str, one: Stored) -> None:
+        """Give a file the name of what it holds; `sync` is to follow."""
+        mark = self._mark(one)
+        os.makedirs(os.path.dirname(mark), exist_ok=True, mode=0o700)
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._name(path, one)
+
+    def sync(self, one: Stored) -> None:
+        """Have it on the disk, and take its mark away. It may have been removed."""
+        with suppress(FileNotFoundError):
+            sync(self.path(one))
+        with suppress(FileNotFoundError):
+            os.unlink(self._mark(one))
+
+    def _mark(self, one: Stored) -> str:
+        return f"{self._root}/{one.workspace}/unsynced/{one.digest}"
+
+    def _name(self, path: str, one: Stored) -> None:
         target = self.path(one)
         os.makedirs(os.path.dirname(target), exist_ok=True, mode=0o700)
         os.chmod(path, FILE_MODE)
@@ -97,19 +116,20 @@ class Place:
         if os.path.exists(self.path(one)):
             os.unlink(path)
             return
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-        self.name(path, one)
+        sync(path)
+        self._name(path, one)
 
     def forget_fetched(self) -> int:
-        """Remove what was not fetched to its end: nobody fetches now. How many."""
+        """Remove what was not fetched to its end, or not synced: nobody fetches now. How many."""
         left = list(self._root.glob(f"*/incoming/{FETCHED}*"))
+        marks = list(self._root.glob("*/unsynced/*"))
         for path in left:
             path.unlink(missing_ok=True)
-        return len(left)
+        for mark in marks:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path(Stored(mark.parent.parent.name, mark.name)))
+            mark.unlink(missing_ok=True)
+        return len(left) + len(marks)
 
     def sweep_incoming(self, before_ms: int) -> int:
         """Remove what was placed before then and not asked for: how many."""
@@ -131,6 +151,19 @@ class Place:
                     path.unlink()
                     dropped += 1
         return dropped
+
+
+def sync(path: str) -> None:
+    """Have a file on the disk.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def read_content(file: int, size: int) -> Content:

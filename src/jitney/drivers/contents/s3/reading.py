@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from jitney.core import volumes
 from jitney.drivers.contents.s3 import layout
@@ -15,7 +18,7 @@ from jitney.ports.contents import Stored
 from jitney.values.volumes import BLOCK_BYTES, Content
 
 LISTS_KEPT = 1_000
-BLOCKS_AT_ONCE = 8  # of one content
+BLOCKS_AT_ONCE = 4  # of one content
 
 
 class Reader:
@@ -94,7 +97,7 @@ class Reader:
         return b"".join([got.data for got in await all_of(parts)])
 
     async def bring(self, one: Stored, path: str) -> None:
-        """Write a whole content to a new file, checked block by block, and synced.
+        """Write a whole content to a new file, checked block by block; it is not synced.
 
         Raises:
             NotFoundError: it is not there.
@@ -102,22 +105,19 @@ class Reader:
         """
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            await self._bring(one, file)
-            await asyncio.to_thread(os.fsync, file)
+            await self._bring(one, file, path)
         except Missing:
             self.forget(one)
             raise not_here(one.digest) from None
         finally:
             os.close(file)
 
-    async def _bring(self, one: Stored, file: int) -> None:
+    async def _bring(self, one: Stored, file: int, path: str) -> None:
         content = self._lists.get(one)
         if content is None:
             got = await self._bucket.get(layout.file_name(one))
             if got.type != layout.LIST_TYPE:
-                if volumes.whole(got.data).digest != one.digest:
-                    raise damaged(one.digest)
-                write_at(file, 0, got.data)
+                await asyncio.to_thread(_check_and_write, one, got.data, path)
                 return
             content = layout.decode(one.digest, got.data)
             self.note(one, content)
@@ -126,23 +126,55 @@ class Reader:
 
         async def bring(position: int) -> None:
             async with room:
-                got = await self._bucket.get(layout.block_name(one, position))
-                await asyncio.to_thread(_check_and_write, content, position, got.data, file)
+                writer = partial(_BlockWriter, content, position, path)
+                await self._bucket.stream(layout.block_name(one, position), writer)
 
         await all_of([bring(position) for position in range(content.count)])
 
 
-def _check_and_write(content: Content, position: int, data: bytes, file: int) -> None:
-    if volumes.block_digest(data) != content.block(position):
-        raise damaged(content.digest)
-    write_at(file, position * BLOCK_BYTES, data)
+class _BlockWriter(AbstractContextManager[Callable[[memoryview], None]]):
+    """Writes a block to its place in a file as it comes, and checks it at its end.
+
+    It has the file open for itself: it may go on for a moment when whoever asked for it has given up.
+    """
+
+    def __init__(self, content: Content, position: int, path: str) -> None:
+        self._content = content
+        self._position = position
+        self._path = path
+        self._at = position * BLOCK_BYTES
+        self._found = volumes.block_hash()
+
+    def __enter__(self) -> Callable[[memoryview], None]:
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return self._take
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        os.close(self._file)
+        if kind is None and self._found.digest() != self._content.block(self._position):
+            raise damaged(self._content.digest)
+
+    def _take(self, piece: memoryview) -> None:
+        self._found.update(piece)
+        write_at(self._file, self._at, piece)
+        self._at += len(piece)
 
 
-def write_at(file: int, offset: int, data: bytes) -> None:
+def _check_and_write(one: Stored, data: bytes, path: str) -> None:
+    if volumes.whole(data).digest != one.digest:
+        raise damaged(one.digest)
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        write_at(file, 0, memoryview(data))
+    finally:
+        os.close(file)
+
+
+def write_at(file: int, offset: int, data: memoryview) -> None:
     """Write all of `data` at a place of a file."""
-    view, done = memoryview(data), 0
-    while done < len(view):
-        done += os.pwrite(file, view[done:], offset + done)
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], offset + done)
 
 
 def not_here(digest: str) -> NotFoundError:

@@ -19,11 +19,12 @@ import msgspec
 
 from jitney import __version__
 from jitney.core.checkpoints import MIB, key_of, unfit
+from jitney.drivers.disk import boot_id
 from jitney.drivers.runtime.forking import procfs
 from jitney.drivers.runtime.forking.loading import Loaded
 from jitney.drivers.runtime.forking.template import TemplateProcess
 from jitney.drivers.runtime.process.door import Door
-from jitney.drivers.runtime.process.shelf import About, Shelf, boot_id
+from jitney.drivers.runtime.process.shelf import About, Shelf
 from jitney.ports.checkpoints import AcceleratorHooks, Checkpointer, CheckpointFailed, Restored
 from jitney.values.containers import Exit, TemplateSpec
 from jitney.values.images import BuiltImage

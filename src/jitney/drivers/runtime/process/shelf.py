@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import msgspec
@@ -128,11 +127,3 @@ def _kept(path: Path, about: About, era: str) -> Kept:
 def size_bytes(folder: Path) -> int:
     """What a folder takes on the disk."""
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
-
-
-def boot_id() -> str:
-    """Of the time since this machine was started; what was written down before has another clock."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return str(int(time.time() - time.monotonic()))

@@ -2,6 +2,9 @@
 
 A layer is made under a name of its own, and renamed when it is whole; then the stack file is replaced. The lowest layer
 is empty: overlay mounts want two, and a volume without a version is a folder without files.
+
+Nothing of it is synced, as it can be laid out again. After a machine was started anew it is: what of it was on the disk
+when the power went, nobody knows.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from jitney.drivers.disk import boot_id
 from jitney.drivers.trees.localdir.layer import Builder, open_below, read_changes
 from jitney.errors import StorageError, StorageFullError
 from jitney.ports.trees import Changes, Stamp
@@ -25,6 +29,7 @@ from jitney.values.volumes import Entry
 EMPTY = "0"
 PARTIAL = ".partial-"
 STACK = "stack.json"
+BOOT = ".boot"  # since which start of the machine this has been laid out
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +46,19 @@ class LocalTrees:
         root: the folder of all volumes.
         content: where the file of a digest is.
         owner: the user id that owns what containers see; None: whoever makes it.
+        boot: names the time since the machine was started.
     """
 
-    def __init__(self, root: Path, content: Callable[[str], Path], *, owner: int | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        content: Callable[[str], Path],
+        *,
+        owner: int | None = None,
+        boot: Callable[[], str] = boot_id,
+    ) -> None:
         self._root = root
+        self._boot = boot
         self._content = content
         self._owner = owner
         self._stacks: dict[str, list[Layer]] = {}
@@ -161,7 +175,7 @@ class LocalTrees:
             raise
 
     def _reap(self) -> int:
-        count = 0
+        count = self._forget_before_boot()
         for folder in self._root.iterdir() if self._root.is_dir() else ():
             for path in folder.glob(f"{PARTIAL}*"):
                 count += 1
@@ -170,6 +184,26 @@ class LocalTrees:
                 else:
                     path.unlink(missing_ok=True)
         return count
+
+    def _forget_before_boot(self) -> int:
+        """Remove what was laid out before the machine was started last: how many volumes."""
+        mark, boot = self._root / BOOT, self._boot()
+        if _read(mark) == boot:
+            return 0
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        old = [path for path in self._root.iterdir() if path.is_dir()]
+        for folder in old:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._stacks.clear()
+        mark.write_text(boot)
+        return len(old)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _alone(version: int) -> str:
