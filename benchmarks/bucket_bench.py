@@ -24,6 +24,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,7 +201,9 @@ def transfers(options: argparse.Namespace, root: Path) -> None:
                 "contents": ours(settings, here, source, back),
                 **others(options, endpoint, name, keys, source, back),
             }
-            for one, (put, get) in runs.items():
+            order = [*runs][number % len(runs) :] + [*runs][: number % len(runs)]  # none is always the first
+            for one in order:
+                put, get = runs[one]
                 back.unlink(missing_ok=True)
                 os.sync()
                 took.setdefault(f"{one} put", []).append(timed(put))
@@ -221,6 +224,8 @@ def ours(settings: Settings, folder: Path, source: Path, back: Path) -> tuple[Ca
     """As the server takes a file that is placed in its folder, and as a worker brings it for a mount."""
     digests: list[str] = []
     size = source.stat().st_size
+    loop = asyncio.new_event_loop()  # it goes on, as the server's does: what need not be waited for is not
+    threading.Thread(target=loop.run_forever, daemon=True).start()
 
     def put() -> None:
         async def work() -> None:
@@ -229,7 +234,7 @@ def ours(settings: Settings, folder: Path, source: Path, back: Path) -> tuple[Ca
             shutil.copyfile(source, incoming)  # as a client on the machine does
             digests.append((await contents.adopt("main", "0" * 32, size)).digest)
 
-        asyncio.run(work())
+        asyncio.run_coroutine_threadsafe(work(), loop).result()
 
     def get() -> None:
         async def work() -> None:
@@ -237,7 +242,7 @@ def ours(settings: Settings, folder: Path, source: Path, back: Path) -> tuple[Ca
             await fetcher.fetch(digests)
             os.replace(fetcher.path(digests[0]), back)
 
-        asyncio.run(work())
+        asyncio.run_coroutine_threadsafe(work(), loop).result()
 
     return put, get
 

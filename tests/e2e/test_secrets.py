@@ -232,9 +232,13 @@ def test_new_values_reach_new_containers_and_running_ones_keep_the_old(tier):
     tier.jitney("container", "stop", running["container_id"])
     eventually(lambda: not tier.containers("f"))
     done = tier.python(call, code=None)
+    found = {one["id"]: one for one in tier.jitney("doctor", "--json", code=None).json()}["secrets"]
     is_made_anew = keys.exists()
     kept.rename(keys)  # before anything is judged: others use it too
     assert not is_made_anew
+    assert found["severity"] == "error"
+    assert "is not in" in found["what"]
+    assert "bring the file back from a copy" in found["fix"]
     assert "SecretUnreadableError: secret 'turning' cannot be opened: secrets are encrypted with the key" in done.err
     assert "bring the file back from a copy" in done.err
     assert tier.python(call).out.strip() == digest("two-of-two")

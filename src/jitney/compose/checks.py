@@ -141,12 +141,20 @@ def token(home: Home, config: Config) -> Finding:
 def secret_keys(home: Home, config: Config) -> Finding:
     """The keys that secrets in the store are encrypted with."""
     command = config.server.secrets_key_command
-    if not os.path.lexists(home.secret_keys) and not command:
+    used = registry.secret_key_ids(home, config.server)
+    if not os.path.lexists(home.secret_keys) and not command and not used:
         return ok("secrets", "no key file (the first secret makes one)")
     try:
-        asyncio.run(registry.keys(home, config.server).missing(()))
+        missing = asyncio.run(registry.keys(home, config.server).missing(used))
     except EncryptionKeyError as failed:
         return error("secrets", failed.message, "functions with secrets cannot start", fix=failed.hint)
+    if missing:
+        return error(
+            "secrets",
+            f"the key of {len(missing)} of {len(used)} is not in {home.secret_keys}: {', '.join(sorted(missing))}",
+            "functions with secrets that are encrypted with it cannot start",
+            fix="bring the file back from a copy, or give those secrets their values anew",
+        )
     if command:
         return ok("secrets", f"their keys are sealed with one that {command[0]} gives, and can be read")
     return ok("secrets", "their key can be read", fix=f"keep a copy of {home.secret_keys}: without it they are lost")

@@ -117,6 +117,13 @@ def inspect_store(home: Home, config: ServerConfig) -> tuple[str, str]:
     return found
 
 
+def secret_key_ids(home: Home, config: ServerConfig) -> set[str]:
+    """The keys that secrets of the store are encrypted with, while it may be in use."""
+    module = DRIVERS["store"][config.store].partition(":")[0]
+    found: set[str] = importlib.import_module(module).key_ids(home.store)
+    return found
+
+
 def sources(home: Home, config: ServerConfig) -> SourceStore:
     """Where shipped files are kept."""
     made: SourceStore = factory("sources", "localdir")(home.sources, blobs(home, config))

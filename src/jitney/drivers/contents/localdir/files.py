@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jitney.core.volumes import block_hash
+from jitney.drivers.disk import reserve
 from jitney.errors import StorageError, StorageFullError
 from jitney.values.volumes import BLOCK_BYTES
 
@@ -96,17 +97,11 @@ def write_at(file: int, offset: int, data: bytes | memoryview) -> None:
     """Write all of `data` at a place of a file, and have the system begin to put it on the disk."""
     view, done, is_large = memoryview(data), 0, len(data) >= BEGIN_BYTES_MIN
     if is_large:
-        _reserve(file, offset, len(view))
+        reserve(file, offset, len(view))
     while done < len(view):
         done += os.pwrite(file, view[done : done + PIECE_BYTES], offset + done)
     if is_large:
         begin_writing(file, offset, len(view))
-
-
-def _reserve(file: int, offset: int, length: int) -> None:
-    """Have the file system find room for this at once, where it can: that takes less than in pieces."""
-    if _libc is not None and hasattr(_libc, "fallocate"):  # if there is no room, the writing says so
-        _libc.fallocate(file, 0, ctypes.c_longlong(offset), ctypes.c_longlong(length))
 
 
 def copy_block(source: int, source_offset: int, target: int, target_offset: int, length: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from jitney.core import volumes
 from jitney.drivers.contents.s3 import layout
 from jitney.drivers.contents.s3.fetching import Fetcher as Fetcher
-from jitney.drivers.contents.s3.place import Place, read_block, read_content
+from jitney.drivers.contents.s3.place import Place, Syncing, read_block, read_content
 from jitney.drivers.contents.s3.reading import Reader
 from jitney.drivers.contents.s3.usage import Usage
 from jitney.drivers.disk import explain
@@ -68,6 +68,7 @@ class S3Contents:
         self._usage = Usage(self._bucket, now_ms, self._reader.forget)
         self._root = folder
         self._place = Place(folder)
+        self._syncing = Syncing(self._place)
         self._owner = Owner(self._bucket, owner)
         self._now_ms = now_ms
         self._begun: dict[Stored, _Begun] = {}
@@ -215,6 +216,7 @@ class S3Contents:
             finally:
                 os.close(file)
             await asyncio.to_thread(self._place.keep_incoming, workspace, name, content.digest)
+            self._syncing.later(Stored(workspace, content.digest))
         except OSError as error:
             raise explain(error, self._root) from None
         return content

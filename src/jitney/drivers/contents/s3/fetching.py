@@ -7,24 +7,20 @@ that waits for gigabytes should not wait for the disk too.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from jitney.drivers.contents.s3.place import Place
+from jitney.drivers.contents.s3.place import Place, Syncing
 from jitney.drivers.contents.s3.reading import Reader
 from jitney.drivers.disk import explain
 from jitney.drivers.s3.bucket import Bucket, Settings
 from jitney.drivers.together import all_of
 from jitney.ports.contents import Stored, check_digest
 
-log = logging.getLogger("jitney.bucket")
-
 FILES_AT_ONCE = 16
-SYNCS_AT_ONCE = 2
 TIDY_EVERY_S = 3600.0
 
 
@@ -46,8 +42,7 @@ class Fetcher:
         self._tidied_s = now_s()
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(FILES_AT_ONCE)
-        self._disk = asyncio.Semaphore(SYNCS_AT_ONCE)
-        self._syncing: set[asyncio.Task[None]] = set()
+        self._syncing = Syncing(self._place)
 
     def path(self, digest: str) -> Path:
         """Where the file of a content is, once it was fetched."""
@@ -93,21 +88,11 @@ class Fetcher:
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
-        task = asyncio.ensure_future(self._sync(one))
-        self._syncing.add(task)
-        task.add_done_callback(self._syncing.discard)
-
-    async def _sync(self, one: Stored) -> None:
-        async with self._disk:
-            try:
-                await asyncio.to_thread(self._place.sync, one)
-            except OSError as error:  # its mark stays: it is fetched again one day
-                log.warning("not_synced digest=%s reason=%s", one.digest, error)
+        self._syncing.later(one)
 
     async def synced(self) -> None:
         """Until all that was fetched is on the disk."""
-        while self._syncing:
-            await asyncio.wait(self._syncing)
+        await self._syncing.done()
 
     def _reader(self) -> Reader:
         if self._opened is None:

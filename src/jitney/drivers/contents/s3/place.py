@@ -12,7 +12,9 @@ is made before the file gets its name, and the disk keeps that order.
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -25,13 +27,16 @@ from jitney.errors import InvalidError, NotFoundError
 from jitney.ports.contents import Stored, check_incoming, check_workspace
 from jitney.values.volumes import BLOCK_BYTES, Content
 
+log = logging.getLogger("jitney.bucket")
+
+SYNCS_AT_ONCE = 2
 FILE_MODE = 0o444
 FETCHED = "f-"
 KEPT_S = 24 * 3600.0  # a file that no mount has, and nobody looked at
 
 
 class Place:
-    """See the module. All of it blocks."""
+    """See the module. All of it blocks; `Syncing` is for who may not."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -110,14 +115,13 @@ class Place:
         raise InvalidError(f"the incoming file has {found.st_size:,} bytes, and {size:,} were said", hint="place again")
 
     def keep_incoming(self, workspace: str, name: str, digest: str) -> None:
-        """Have a file that was adopted here, under its content's name."""
+        """Have a file that was adopted here, under its content's name; `sync` is to follow."""
         path = f"{self.folder(workspace)}/incoming/{name}"
         one = Stored(workspace, digest)
         if os.path.exists(self.path(one)):
             os.unlink(path)
             return
-        sync(path)
-        self._name(path, one)
+        self.name_unsynced(path, one)
 
     def forget_fetched(self) -> int:
         """Remove what was not fetched to its end, or not synced: nobody fetches now. How many."""
@@ -151,6 +155,33 @@ class Place:
                     path.unlink()
                     dropped += 1
         return dropped
+
+
+class Syncing:
+    """Gets files to the disk, while nobody waits for it."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._room = asyncio.Semaphore(SYNCS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def later(self, one: Stored) -> None:
+        """This one, soon."""
+        task = asyncio.ensure_future(self._sync(one))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sync(self, one: Stored) -> None:
+        async with self._room:
+            try:
+                await asyncio.to_thread(self._place.sync, one)
+            except OSError as error:  # its mark stays: it is fetched again one day
+                log.warning("not_synced digest=%s reason=%s", one.digest, error)
+
+    async def done(self) -> None:
+        """Until all of them are there."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 def sync(path: str) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 
 from jitney.core import volumes
 from jitney.drivers.contents.s3 import layout
+from jitney.drivers.disk import reserve
 from jitney.drivers.s3.bucket import Bucket, Missing, OutOfRange
 from jitney.drivers.together import all_of
 from jitney.errors import NotFoundError, StorageCorruptError
@@ -147,6 +148,7 @@ class _BlockWriter(AbstractContextManager[Callable[[memoryview], None]]):
 
     def __enter__(self) -> Callable[[memoryview], None]:
         self._file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        reserve(self._file, self._at, self._content.length(self._position))
         return self._take
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -14,6 +14,7 @@ from jitney.drivers.store.sqlite import faults
 from jitney.drivers.store.sqlite.ballast import BALLAST_BYTES
 from jitney.drivers.store.sqlite.calls import SqliteCalls
 from jitney.drivers.store.sqlite.database import inspect as inspect
+from jitney.drivers.store.sqlite.database import key_ids as key_ids
 from jitney.drivers.store.sqlite.database import open_database
 from jitney.drivers.store.sqlite.objects import SqliteDicts, SqliteObjects, SqliteQueues
 from jitney.drivers.store.sqlite.reader import Reader

@@ -15,6 +15,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -179,6 +180,18 @@ def inspect(path: Path) -> tuple[str, str]:
         return what, faults.describe(error)
     except StorageCorruptError as error:
         return what, error.message
+
+
+def key_ids(path: Path) -> set[str]:
+    """The keys that secrets of a store are encrypted with; it may be in use meanwhile. What cannot be read has none:
+    `inspect` says why."""
+    if not path.exists():
+        return set()
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return {row[0] for row in db.execute("SELECT DISTINCT key_id FROM secrets")}
+    except sqlite3.Error:
+        return set()
 
 
 def _lock(path: Path) -> int:
