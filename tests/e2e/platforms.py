@@ -214,7 +214,9 @@ class Platform:
             except ProcessLookupError:
                 pass
         shutil.rmtree(self.home.segments, ignore_errors=True)
-        shutil.rmtree(self.home.sockets.parent, ignore_errors=True)  # it may be elsewhere, where the home's path is long
+        shutil.rmtree(
+            self.home.sockets.parent, ignore_errors=True
+        )  # it may be elsewhere, where the home's path is long
 
 
 def cmdline(pid):
