@@ -5,7 +5,7 @@ import pytest
 pytest.register_assert_rewrite("jitney.testing.conformance")
 
 
-@pytest.fixture(scope="session", params=["moto", "seaweedfs"])
+@pytest.fixture(scope="session", params=["moto", pytest.param("seaweedfs", marks=pytest.mark.slow)])
 def server(request):
     """A server of buckets, with one bucket."""
     from jitney.testing.buckets import s3_server, seaweed_server, weed

@@ -177,8 +177,11 @@ def test_a_template_that_died_is_opened_again_for_those_that_found_it_dead(warm)
 def test_an_outdated_snapshot_is_made_again_for_those_that_found_it_so(warm):
     warm.handle(start("c2"), 0)
     warm.handle(start("c3"), 0)
-    assert warm.handle(events.TemplateOutdated("c2"), 1) == [events.CloseTemplate(A), events.OpenTemplate(A, "c2")]
-    assert warm.handle(events.TemplateOutdated("c3"), 1) == []
+    assert warm.handle(events.TemplateLost("c2", is_outdated=True), 1) == [
+        events.CloseTemplate(A),
+        events.OpenTemplate(A, "c2"),
+    ]
+    assert warm.handle(events.TemplateLost("c3", is_outdated=True), 1) == []
     assert warm.handle(events.TemplateOpened(A), 2) == [
         events.RunContainer(launch("c2")),
         events.RunContainer(launch("c3")),
@@ -191,7 +194,7 @@ def test_a_snapshot_that_is_always_outdated_is_used_in_the_end(state):
     for number in range(1, STARTS_MAX):
         [run] = state.handle(events.TemplateOpened(A), 0)
         assert run.newest, number
-        assert state.handle(events.TemplateOutdated("c1"), 0)[-1] == events.OpenTemplate(A, "c1")
+        assert state.handle(events.TemplateLost("c1", is_outdated=True), 0)[-1] == events.OpenTemplate(A, "c1")
     [run] = state.handle(events.TemplateOpened(A), 0)
     assert not run.newest
 
@@ -199,7 +202,7 @@ def test_a_snapshot_that_is_always_outdated_is_used_in_the_end(state):
 def test_a_stopped_container_whose_snapshot_is_outdated_is_not_started_again(warm):
     warm.handle(start("c2"), 0)
     warm.handle(workers.StopContainer(container_id="c2"), 0)
-    assert exited(warm.handle(events.TemplateOutdated("c2"), 1)) == ["c2"]
+    assert exited(warm.handle(events.TemplateLost("c2", is_outdated=True), 1)) == ["c2"]
 
 
 def test_a_template_that_always_dies_fails_the_launch_in_the_end(state):
@@ -363,7 +366,7 @@ def test_each_container_is_answered_exactly_once_whatever_happens(seed):
             if outcome < 0.15:
                 feed(events.TemplateLost(name))
             elif outcome < 0.2 and one.newest:
-                feed(events.TemplateOutdated(name))
+                feed(events.TemplateLost(name, is_outdated=True))
             elif outcome < 0.25:
                 feed(events.NotStarted(name, "why"))
             else:

@@ -21,17 +21,12 @@ from jitney.ports.buckets import BucketMounter
 from jitney.ports.builder import ImageBuilder
 from jitney.ports.runtime import (
     ContainerHandle,
-    Output,
     Runtime,
     StartFailed,
-    TemplateFacts,
-    TemplateFailed,
     TemplateGone,
-    TemplateInsight,
 )
 from jitney.ports.trees import Trees
-from jitney.runner.failures import decode_failure
-from jitney.values.containers import Exit, Launch, LogLine, NodeInfo, TemplateSpec
+from jitney.values.containers import Exit, Launch, LogLine, NodeInfo
 from jitney.values.images import BuiltImage
 from jitney.wire.home import Home
 from jitney.wire.messages import workers
@@ -39,12 +34,12 @@ from jitney.worker import events, images, node
 from jitney.worker.buckets import Buckets
 from jitney.worker.collecting import Holds
 from jitney.worker.exec import Commands
-from jitney.worker.held import HeldOutput
 from jitney.worker.link import ServerLink
 from jitney.worker.mounts import Mounts
 from jitney.worker.redacting import RedactedOutput, RedactedText
 from jitney.worker.snapshots import Snapshots
 from jitney.worker.state import WorkerState, startup_failure
+from jitney.worker.templates import Templates
 
 log = logging.getLogger("jitney.worker")
 
@@ -91,11 +86,15 @@ class Agent:
         self._holds = Holds(builder)
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
-        self._opening: dict[TemplateSpec, asyncio.Task[None]] = {}
-        self._closing: dict[TemplateSpec, asyncio.Task[None]] = {}
-        self._held: dict[TemplateSpec, HeldOutput] = {}  # of templates that were opened ahead
-        if isinstance(runtime, TemplateInsight):
-            runtime.watch_templates(self._on_template_death)
+        self.templates = Templates(
+            runtime,
+            self.snapshots,
+            image=self._image,
+            output=self._output,
+            feed=self.feed,
+            spawn=self._spawn,
+            on_closed=self._let_go,
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._is_arming = False
         self._done = asyncio.Event()
@@ -106,8 +105,8 @@ class Agent:
             events.SignalContainer: lambda one: self.runtime.signal(one.handle, one.signum),
             events.DestroyContainer: lambda one: self._spawn(self._destroy(one.handle)),
             events.OpenTemplate: self._open,
-            events.CloseTemplate: self._close,
-            events.AdoptOutput: self._adopt_output,
+            events.CloseTemplate: self.templates.close,
+            events.AdoptOutput: self.templates.adopt_output,
             events.Build: lambda one: self._spawn(self._build(one)),
             events.AskImages: lambda one: self._spawn(self._ask_images(one)),
             events.Interact: self.commands.perform,
@@ -227,7 +226,7 @@ class Agent:
         except TemplateGone:
             why = events.TemplateLost(container_id)
         except _Outdated:
-            why = events.TemplateOutdated(container_id)
+            why = events.TemplateLost(container_id, is_outdated=True)
         except Exception as error:
             if not isinstance(error, StartFailed | JitneyError):
                 log.exception("start_failed container=%s", container_id)
@@ -258,80 +257,13 @@ class Agent:
 
     def _let_go(self) -> None:
         """Of images that nothing runs from any more. A template that is closing still does."""
-        self._holds.keep(self.state.images_in_use() | {spec.image_id for spec in self._closing})
-
-    # -------------------------------------------------------------------------------------------- templates
-
-    def _open(self, instruction: events.OpenTemplate) -> None:
-        spec = instruction.spec
-        self._holds.renew(spec.image_id)  # it may have been built anew
-        output: Output = self._output
-        if not instruction.cause:
-            output = self._held[spec] = HeldOutput(self._output)
-        closing = self._closing.get(spec)
-        self._opening[spec] = self._spawn(self._open_template(spec, instruction.cause, output, closing))
-
-    async def _open_template(
-        self, spec: TemplateSpec, cause: str, output: Output, closing: asyncio.Task[None] | None
-    ) -> None:
-        started_s = time.monotonic()
-        try:
-            if closing is not None:
-                await asyncio.wait({closing})
-            image = self._image(spec.image_id)
-            image_s = time.monotonic() - started_s
-            volumes = await self.snapshots.lend(spec)
-            await self.runtime.open_template(spec, image, cause=cause, output=output, volumes=volumes)
-        except Exception as error:
-            if isinstance(error, TemplateFailed):
-                failure = error.payload
-                log.info(
-                    "template_failed module=%s reason=%s", spec.module, decode_failure(failure, rebuild=False).message
-                )
-            else:
-                failure = startup_failure(str(error) or repr(error))
-                if not isinstance(error, StartFailed | JitneyError):
-                    log.exception("template_failed module=%s", spec.module)
-            await self.snapshots.give_back(spec)
-            self.feed(events.TemplateBroken(spec, failure))
-        else:
-            facts = self.runtime.template_facts(spec) if isinstance(self.runtime, TemplateInsight) else None
-            if facts is not None and facts.note:
-                await self.snapshots.give_back(spec)  # its snapshot is not used
-            self.feed(events.TemplateOpened(spec, facts or TemplateFacts(), image_ms=round(image_s * 1000, 3)))
-        finally:
-            if self._opening.get(spec) is asyncio.current_task():
-                del self._opening[spec]
-
-    def _on_template_death(self, spec: TemplateSpec) -> None:
-        self._spawn(self.snapshots.give_back(spec))  # before another is made
-        self.feed(events.TemplateDied(spec))
-
-    def _adopt_output(self, instruction: events.AdoptOutput) -> None:
-        held = self._held.pop(instruction.spec, None)
-        if held is not None:
-            held.give(instruction.container_id)
-
-    def _close(self, instruction: events.CloseTemplate) -> None:
-        spec = instruction.spec
-        self._held.pop(spec, None)
-        self._closing[spec] = self._spawn(self._close_template(spec, self._opening.pop(spec, None)))
-
-    async def _close_template(self, spec: TemplateSpec, opening: asyncio.Task[None] | None) -> None:
-        try:
-            if opening is not None:
-                opening.cancel()
-                await asyncio.wait({opening})
-            await self.runtime.close_template(spec)
-            await self.snapshots.give_back(spec)
-        except Exception:
-            log.exception("close_failed module=%s", spec.module)
-        finally:
-            if self._closing.get(spec) is asyncio.current_task():
-                del self._closing[spec]
-            self._let_go()
+        self._holds.keep(self.state.images_in_use() | self.templates.images_closing())
 
     # -------------------------------------------------------------------------------------------- images
+
+    def _open(self, instruction: events.OpenTemplate) -> None:
+        self._holds.renew(instruction.spec.image_id)  # it may have been built anew
+        self.templates.open(instruction)
 
     async def _build(self, build: events.Build) -> None:
         image_id = ""
@@ -361,9 +293,7 @@ class Agent:
         try:
             if isinstance(ask.task, workers.RemoveImage):
                 # Its idle templates were just told to go; they have the image open.
-                closing = [task for spec, task in self._closing.items() if spec.image_id == ask.task.image_id]
-                if closing:
-                    await asyncio.wait(closing)
+                await self.templates.closed(ask.task.image_id)
             self._let_go()
             answer = await images.perform(self.builder, ask.task, ask.in_use, self._now_ms())
         except JitneyError as error:

@@ -48,15 +48,10 @@ class StartAbandoned(msgspec.Struct, frozen=True):
 
 
 class TemplateLost(msgspec.Struct, frozen=True):
-    """The container was not started, as its template had died."""
+    """The container was not started, as its template had died, or its snapshot is of older volumes than are read."""
 
     container_id: str
-
-
-class TemplateOutdated(msgspec.Struct, frozen=True):
-    """The container was not started, as volumes have changed since its template's snapshot read them."""
-
-    container_id: str
+    is_outdated: bool = False
 
 
 class ContainerGone(msgspec.Struct, frozen=True):

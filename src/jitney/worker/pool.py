@@ -164,12 +164,22 @@ class TemplatePool:
 
     # -------------------------------------------------------------------------------------------- ending
 
-    def lost(self, spec: TemplateSpec, container_id: str, now_ms: int) -> None:
-        """It had died when a container was to be started from it."""
+    def lost(
+        self, spec: TemplateSpec, container_id: str, now_ms: int, *, is_outdated: bool = False
+    ) -> list[TemplateSpec]:
+        """It had died when a container was to be started from it, or lives and is of no use (`is_outdated`): then it is
+        to be closed, unless a new one is on its way already. Its containers go on."""
         template = self.templates.get(spec)
-        if template is not None:
-            template.live.discard(container_id)
+        if template is None:
+            return []
+        template.live.discard(container_id)
+        if not is_outdated:
             self.died(spec, now_ms)
+        elif template.warmth is Warmth.OPEN:
+            template.warmth = Warmth.COLD
+            self._is_settled = False
+            return [spec]
+        return []
 
     def died(self, spec: TemplateSpec, now_ms: int) -> None:
         """Its process has ended, and not because it was closed. Its containers go on."""
@@ -182,18 +192,6 @@ class TemplatePool:
             known, has_died=True, deaths=known.deaths + 1, retry_at_ms=now_ms + _pause_ms(known.deaths)
         )
         self._is_settled = False
-
-    def outdated(self, spec: TemplateSpec, container_id: str) -> list[TemplateSpec]:
-        """What it was made from has changed, a container found: it is to be closed. Its containers go on."""
-        template = self.templates.get(spec)
-        if template is None:
-            return []
-        template.live.discard(container_id)
-        if template.warmth is not Warmth.OPEN:
-            return []  # a new one is on its way already
-        template.warmth = Warmth.COLD
-        self._is_settled = False
-        return [spec]
 
     def ended(self, spec: TemplateSpec, container_id: str, now_ms: int) -> None:
         """A container that was started from it is gone."""

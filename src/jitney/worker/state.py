@@ -119,7 +119,6 @@ class WorkerState:
             events.TemplateOpened: self._on_template_opened,
             events.TemplateBroken: self._on_template_broken,
             events.TemplateLost: self._on_template_lost,
-            events.TemplateOutdated: self._on_template_outdated,
             events.TemplateDied: lambda one: self.pool.died(one.spec, self._now_ms),
             events.ContainerUp: self._on_up,
             events.NotStarted: self._on_not_started,
@@ -305,22 +304,12 @@ class WorkerState:
         one = self.containers[event.container_id]
         spec = one.launch.template
         self._tell(f"template of {spec.module or spec.image_id} was lost")
-        self.pool.lost(spec, event.container_id, self._now_ms)
+        self._close(self.pool.lost(spec, event.container_id, self._now_ms, is_outdated=event.is_outdated))
         if one.kill_at_ms is not None:
             self._end(one)
-        elif one.starts >= STARTS_MAX:
+        elif one.starts >= STARTS_MAX and not event.is_outdated:
             reason = f"the warm process that it starts from died {one.starts} times at its start"
             self._end(one, startup_failure(reason), transient=True)
-        else:
-            self._launch(one)
-
-    def _on_template_outdated(self, event: events.TemplateOutdated) -> None:
-        one = self.containers[event.container_id]
-        spec = one.launch.template
-        self._tell(f"the snapshot of {spec.module or spec.image_id} is outdated")
-        self._close(self.pool.outdated(spec, event.container_id))
-        if one.kill_at_ms is not None:
-            self._end(one)
         else:
             self._launch(one)
 

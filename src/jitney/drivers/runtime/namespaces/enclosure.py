@@ -55,7 +55,7 @@ class Enclosure:
         self._home = home
         self._machine = machine
         self._died = on_death
-        self._template = f"t-{name}"  # its process, as the warden knows it
+        self.template = f"t-{name}"  # the name of its process, as the warden knows it
         self._folder = home.containers / name
         self._outside = machine.outside(home, spec, image, self._folder)
         self._uplink = Uplink(name, spec.network, network, names)
@@ -139,18 +139,7 @@ class Enclosure:
             "joins": len(joins),
         }
         fds = ((), joins)
-        return await self._start("template", self._template, message, fds, cause, output, on_exited, on_death, judge)
-
-    async def show_template(self, volumes: Sequence[Mounted]) -> None:
-        """Have the template see these volumes, read-only.
-
-        Raises:
-            WallFailed: one cannot be mounted.
-            WallGone: the wall, or the template, has ended.
-        """
-        await self.wall.mount(
-            self.wall.child(self._template), [render.render_mount(one, replaces=False) for one in volumes]
-        )
+        return await self._start("template", self.template, message, fds, cause, output, on_exited, on_death, judge)
 
     async def start_cold(
         self,

@@ -104,7 +104,9 @@ class Templates:
         enclosure.stock.refill(render.SHM_MIB)  # pods are made while the module is imported
         try:
             if volumes:
-                await enclosure.show_template(volumes)
+                wall = enclosure.wall
+                mounts = [render.render_mount(one, replaces=False) for one in volumes]
+                await wall.mount(wall.child(enclosure.template), mounts)
             await template.load(load_message(spec, render.HOME if spec.source_id else "", volumes=volumes))
         except (WallFailed, WallGone) as error:
             template.kill()

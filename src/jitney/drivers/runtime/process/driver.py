@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import resource
 from collections import OrderedDict
@@ -41,6 +40,16 @@ from jitney.wire.home import Home
 
 CHECKPOINTS_MIB = 8_192
 ENDED_KEPT = 1_000  # exits that are remembered for who asks again
+
+
+CAN = Capabilities(
+    name="process",
+    isolation=False,
+    memory_limit=os.path.isdir("/proc/self"),
+    process_limit=False,
+    exec=True,
+    snapshot_volumes=True,
+)
 
 
 class ProcessRuntime:
@@ -86,18 +95,10 @@ class ProcessRuntime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._oom = OomCounter()
         self._adopts = False
-        self._numbers = itertools.count(1)  # of templates that have volumes
 
     def capabilities(self) -> Capabilities:
         """See the port."""
-        return Capabilities(
-            name="process",
-            isolation=False,
-            memory_limit=os.path.isdir("/proc/self"),
-            process_limit=False,
-            exec=True,
-            snapshot_volumes=True,
-        )
+        return CAN
 
     async def reap(self) -> int:
         """See the port."""
@@ -122,15 +123,8 @@ class ProcessRuntime:
         missing = missing_wall(spec.isolation, spec.network)
         if missing:  # before anything of it is imported
             raise TemplateFailed(unsupported(missing))
-        name = f"t-{next(self._numbers)}"
-        try:
-            view = await self._views.plan(name, volumes, image)
+        async with self._views.of_template(volumes, image) as view:
             await self._templates.open(spec, image, cause, output, view, volumes)
-        except StartFailed as failed:
-            raise TemplateFailed(failed.payload or unsupported(str(failed))) from failed
-        finally:
-            if volumes:
-                await self._views.discard(name)  # once the mounts are made, their stage is not needed
 
     async def close_template(self, spec: TemplateSpec) -> None:
         """See the port."""

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,7 +31,7 @@ from jitney.drivers.runtime.process.container import Container
 from jitney.drivers.walls.probe import Finding
 from jitney.drivers.walls.render import render_mount
 from jitney.ports.mounting import MountFailed
-from jitney.ports.runtime import StartFailed
+from jitney.ports.runtime import StartFailed, TemplateFailed
 from jitney.runner.failures import encode_failure_text
 from jitney.values.images import BuiltImage
 from jitney.values.volumes import Mounted
@@ -147,6 +149,7 @@ class Views:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._numbers = itertools.count(1)  # of templates
 
     async def plan(self, name: str, mounts: Sequence[Mounted], image: BuiltImage) -> dict[str, Any] | None:
         """What the process of a container, or of a template, does to itself; None where it has no volumes.
@@ -162,6 +165,22 @@ class Views:
         if found.why:
             raise _refused(f"its volumes cannot be mounted: {found.why}\n{found.remedy}")
         return self._prepare(name, mounts, image)
+
+    @asynccontextmanager
+    async def of_template(self, mounts: Sequence[Mounted], image: BuiltImage) -> AsyncIterator[dict[str, Any] | None]:
+        """What the process of a template does to itself, in a `with` block that lasts until it has; as `plan`.
+
+        Raises:
+            TemplateFailed: this machine cannot do it, or not there.
+        """
+        name = f"t-{next(self._numbers)}"
+        try:
+            yield await self.plan(name, mounts, image)
+        except StartFailed as failed:
+            raise TemplateFailed(failed.payload) from failed
+        finally:
+            if mounts:
+                await self.discard(name)
 
     def _prepare(self, name: str, mounts: Sequence[Mounted], image: BuiltImage) -> dict[str, Any]:
         stage = self._stage(name)
@@ -180,7 +199,7 @@ class Views:
         except NoPlace as error:
             raise _refused(str(error)) from error
         except OSError as error:
-            raise StartFailed(f"no folder for its volumes: {error.strerror or error}") from error
+            raise _refused(f"there is no folder for its volumes: {error.strerror or error}") from error
         return plan
 
     async def remount(self, container: Container | None, mounted: Mounted) -> None:
