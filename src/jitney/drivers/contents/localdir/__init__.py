@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from jitney.core import volumes
 from jitney.drivers.contents.localdir import files
+from jitney.drivers.hashing import hash_block, hash_blocks
 from jitney.errors import InvalidError, NotFoundError
 from jitney.ports.contents import Block, Part, Stored, check_digest, check_incoming, check_workspace
 from jitney.values.volumes import BLOCK_BYTES, Content
@@ -169,7 +170,7 @@ class LocalContents:
         file = os.open(begun.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             there = sorted(index for index in files.blocks_with_data(file, content.size) if index < content.count)
-            digests = files.hash_blocks(file, [(index, content.length(index)) for index in there])
+            digests = hash_blocks(file, [(index, content.length(index)) for index in there])
         finally:
             os.close(file)
         found = zip(there, digests, strict=True)
@@ -192,7 +193,7 @@ class LocalContents:
                         files.copy_block(source, at.position * BLOCK_BYTES, target, offset, length)
                     finally:
                         os.close(source)
-                    if files.hash_block(target, index, length) == content.block(index):  # it may be damaged
+                    if hash_block(target, index, length) == content.block(index):  # it may be damaged
                         begun.have.add(index)
         finally:
             os.close(target)
@@ -302,7 +303,7 @@ class LocalContents:
             lengths = [(index, min(BLOCK_BYTES, size - index * BLOCK_BYTES)) for index in range(count)]
             with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:  # while it is hashed
                 synced = pool.submit(os.fsync, file)
-                content = volumes.content_of(b"".join(files.hash_blocks(file, lengths)), size)
+                content = volumes.content_of(b"".join(hash_blocks(file, lengths)), size)
                 synced.result()
             after = os.fstat(file)
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):

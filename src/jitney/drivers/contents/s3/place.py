@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jitney.core import volumes
+from jitney.drivers.hashing import hash_blocks
 from jitney.errors import InvalidError, NotFoundError
 from jitney.ports.contents import Stored, check_incoming, check_workspace
 from jitney.values.volumes import BLOCK_BYTES, Content
@@ -199,7 +200,8 @@ def sync(path: str) -> None:
 
 def read_content(file: int, size: int) -> Content:
     """What is in a file."""
-    blocks = [volumes.block_digest(read_block(file, at)) for at in range(-(-size // BLOCK_BYTES))]
+    starts = range(0, size, BLOCK_BYTES)
+    blocks = hash_blocks(file, [(number, min(BLOCK_BYTES, size - at)) for number, at in enumerate(starts)])
     return volumes.content_of(b"".join(blocks), size)
 
 
