@@ -95,6 +95,7 @@ class FakeWorker:
             pass_fds=[theirs.fileno()],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": "" if by_path else PACKAGE_ROOT},
+            start_new_session=True,
         )
         os.close(write_end)
         theirs.close()
@@ -139,6 +140,8 @@ class FakeWorker:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(container.pid, signal.SIGKILL)
         self.process.wait(WAIT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # what code of a test has started
         for thread in self._threads:
             thread.join(WAIT_S)
         self.control.close()
