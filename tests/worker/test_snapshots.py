@@ -6,11 +6,12 @@ import msgspec
 import pytest
 from tests.worker.test_mounts import VOLUME, Runtime, Stage
 
+from jitney.core.templates import is_outdated
 from jitney.errors import ConnectionError
 from jitney.values.containers import Launch, Snapshot, TemplateSpec
 from jitney.values.volumes import Mounted, VolumeMount
 from jitney.worker import snapshots as module
-from jitney.worker.snapshots import Snapshots, outdated
+from jitney.worker.snapshots import Snapshots
 
 READ = VolumeMount(path="/data", volume_id=VOLUME, read_only=True)
 SPEC = TemplateSpec(image_id="im-1", snapshot=Snapshot(volumes=(READ,)))
@@ -119,7 +120,7 @@ def test_a_server_that_is_away_is_asked_again(stage, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "seen, now, read_only, is_outdated",
+    "seen, now, read_only, expected",
     [
         ({"/data": 1}, 2, True, True),
         ({"/data": 2}, 2, True, False),
@@ -128,7 +129,7 @@ def test_a_server_that_is_away_is_asked_again(stage, monkeypatch):
         ({}, 2, True, False),
     ],
 )
-def test_what_is_outdated(seen, now, read_only, is_outdated):
+def test_what_is_outdated(seen, now, read_only, expected):
     launch = Launch(
         container_id="ta-1",
         function_id="fu-1",
@@ -139,4 +140,4 @@ def test_what_is_outdated(seen, now, read_only, is_outdated):
         volumes=(msgspec.structs.replace(READ, read_only=read_only),),
         mounts=(Mounted(target="/data", volume_id=VOLUME, version=now, layers=()),),
     )
-    assert outdated(seen, launch) is is_outdated
+    assert is_outdated(seen, launch) is expected

@@ -12,11 +12,11 @@ that were used lately and died. Never at the cost of one that is there.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from jitney.values.containers import TemplateSpec
+from jitney.values.containers import Launch, TemplateSpec
 
 HALF_LIFE_MS = 600_000
 LIKELY_MIN = 0.5  # one use, a half-life ago: a template that died is made again
@@ -130,3 +130,19 @@ def reason(one: Known, now_ms: int) -> str:
     if one.has_died and one.uses.likelihood(now_ms) >= LIKELY_MIN:
         return "it has died, and was used lately"
     return ""
+
+
+def is_outdated(versions: Mapping[str, int], launch: Launch) -> bool:
+    """Whether a memory snapshot is of an older version of a volume than the container will read.
+
+    Only volumes that the function mounts read-only count: of one that it may write to, each commit of its own would
+    throw the snapshot away.
+
+    Args:
+        versions: those that the snapshot was made from, by path.
+        launch: with its volumes laid out.
+    """
+    return any(
+        declared.read_only and laid_out.version > versions.get(declared.path, laid_out.version)
+        for declared, laid_out in zip(launch.volumes, launch.mounts, strict=False)
+    )

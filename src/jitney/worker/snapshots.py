@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from jitney.core.templates import is_outdated
 from jitney.errors import ConnectionError
 from jitney.ports.lending import LentVolume
 from jitney.ports.runtime import Runtime
@@ -64,15 +65,7 @@ class Snapshots:
 
     def is_outdated(self, launch: Launch) -> bool:
         """Whether the snapshot is of an older version than the container will read; see the module."""
-        return outdated(self._versions.get(launch.template, {}), launch)
-
-
-def outdated(versions: Mapping[str, int], launch: Launch) -> bool:
-    """The same; `versions` are those of the snapshot, by path."""
-    return any(
-        declared.read_only and laid_out.version > versions.get(declared.path, laid_out.version)
-        for declared, laid_out in zip(launch.volumes, launch.mounts, strict=False)
-    )
+        return is_outdated(self._versions.get(launch.template, {}), launch)
 
 
 def _mounted(volumes: Sequence[LentVolume]) -> tuple[Mounted, ...]:

@@ -121,10 +121,10 @@ class Templates:
                 opening.cancel()
                 await asyncio.wait({opening})
             await self._runtime.close_template(spec)
-            await self._snapshots.give_back(spec)
         except Exception:
             log.exception("close_failed module=%s", spec.module)
         finally:
+            await self._snapshots.give_back(spec)
             if self._closing.get(spec) is asyncio.current_task():
                 del self._closing[spec]
             self._on_closed()

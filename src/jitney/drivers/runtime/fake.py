@@ -215,9 +215,6 @@ class FakeRuntime:
         self.open: set[TemplateSpec] = set()
         self._facts: dict[TemplateSpec, TemplateFacts] = {}
         self._on_death: Callable[[TemplateSpec], None] = lambda _: None
-        self.volumes: dict[
-            TemplateSpec, tuple[Mounted, ...]
-        ] = {}  # what templates could read, as they were opened last
         self.started: list[Launch] = []
         self._containers: dict[str, _Container] = {}
         self._ended: dict[str, Exit] = {}
@@ -245,7 +242,6 @@ class FakeRuntime:
         if spec in self.open:
             return
         self.opened.append(spec)
-        self.volumes[spec] = tuple(volumes)
         script = self.template(spec)
         if script.never_loads:
             await asyncio.get_running_loop().create_future()
